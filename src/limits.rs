@@ -1,0 +1,47 @@
+//! Every bound of the server, with its unit in the name, asserted against the others at compile time.
+//! A bound that a user may change is a default here and a key in `config`.
+//! Uses nothing and computes nothing: it refuses to hold anything that is not a number.
+
+/// One disk block: the unit of log writes, of padding and of alignment.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// The largest client frame by default: ZooKeeper's `jute.maxbuffer`, 0xfffff.
+pub const FRAME_BYTES_MAX: usize = 0xfffff;
+/// The largest value that `jute.maxbuffer` may be set to.
+pub const FRAME_BYTES_CEILING: usize = 8 << 20;
+/// The largest frame before a session exists: a ConnectRequest is 45 bytes.
+pub const HANDSHAKE_BYTES_MAX: usize = 4096;
+/// `setWatches` frames may be longer than other requests: the C client never splits them.
+pub const SET_WATCHES_BYTES_MAX: usize = 16 << 20;
+
+/// A batch up to this size, local header included, lives in a pooled buffer.
+pub const BATCH_BYTES_POOLED: usize = 256 << 10;
+/// The largest transaction, alone in a batch of its own.
+pub const TXN_BYTES_MAX: usize = 12 << 20;
+/// The most transactions in one batch.
+pub const BATCH_TXNS_MAX: usize = 8192;
+/// One log segment.
+pub const SEGMENT_BYTES: usize = 64 << 20;
+
+/// Requests of one connection that wait for a transaction, at most.
+pub const PENDING_REQUESTS_MAX: usize = 1000;
+/// Unparsed input of one connection beyond one frame, at most.
+pub const INPUT_SLACK_BYTES: usize = 64 << 10;
+/// Unsent output of one connection beyond which its requests are not executed.
+pub const OUTPUT_BYTES_MAX: usize = 4 << 20;
+/// Operations in one multi, at most.
+pub const MULTI_OPS_MAX: usize = 100_000;
+/// Shards (client cores) of one server, at most.
+pub const SHARDS_MAX: usize = 256;
+/// Batches that are durable but not yet applied by the slowest shard, at most (slots of the commit ring).
+pub const COMMIT_RING_SLOTS: usize = 4096;
+/// Bytes of the ring that carries requests from one shard to the pipeline.
+pub const SUBMIT_RING_BYTES: usize = 4 << 20;
+/// Messages in the ring from the pipeline to one shard.
+pub const DOWN_RING_SLOTS: usize = 8192;
+
+const _: () = assert!(FRAME_BYTES_MAX < FRAME_BYTES_CEILING);
+const _: () = assert!(FRAME_BYTES_CEILING + (1 << 20) < TXN_BYTES_MAX);
+const _: () = assert!(TXN_BYTES_MAX + 2 * BLOCK_BYTES < SEGMENT_BYTES / 4);
+const _: () = assert!(BATCH_BYTES_POOLED.is_multiple_of(BLOCK_BYTES) && SEGMENT_BYTES.is_multiple_of(BLOCK_BYTES));
+const _: () = assert!(COMMIT_RING_SLOTS.is_power_of_two() && DOWN_RING_SLOTS.is_power_of_two() && SUBMIT_RING_BYTES.is_power_of_two());

@@ -1,0 +1,5 @@
+//! The path of a request: Conn frames it, Replica answers reads and applies transactions, prepare and Node order writes.
+//! Pure code: time and randomness come in as arguments, effects go out as values.
+//! Refuses to touch sockets, files, clocks and threads.
+
+pub mod message;
