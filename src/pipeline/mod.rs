@@ -2,4 +2,6 @@
 //! Pure code: time and randomness come in as arguments, effects go out as values.
 //! Refuses to touch sockets, files, clocks and threads.
 
+pub mod auth;
+pub mod deadlines;
 pub mod message;
