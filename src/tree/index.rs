@@ -17,7 +17,7 @@ struct Part {
 }
 
 /// The index. A hash here is 32 bits of the path's hash; the top ones choose the table.
-pub(super) struct Index {
+pub(crate) struct Index {
     directory: Vec<u32>,
     bits: u32,
     parts: Vec<Part>,
@@ -29,7 +29,7 @@ fn spread(hash: u32) -> u64 {
 }
 
 impl Index {
-    pub(super) fn new() -> Index {
+    pub(crate) fn new() -> Index {
         Index { directory: vec![0], bits: 0, parts: vec![Part { bits: 0, table: HashTable::new() }] }
     }
 
@@ -38,12 +38,12 @@ impl Index {
     }
 
     /// The slot under `hash` that `is_it` accepts.
-    pub(super) fn find(&self, hash: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+    pub(crate) fn find(&self, hash: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
         self.parts[self.part(hash)].table.find(spread(hash), |slot| is_it(*slot)).copied()
     }
 
     /// Adds `slot`, which is not in here; `hash_of` tells the hash of slots that are.
-    pub(super) fn insert(&mut self, hash: u32, slot: u32, hash_of: impl Fn(u32) -> u32) {
+    pub(crate) fn insert(&mut self, hash: u32, slot: u32, hash_of: impl Fn(u32) -> u32) {
         loop {
             let at = self.part(hash);
             let part = &mut self.parts[at];
@@ -56,7 +56,7 @@ impl Index {
     }
 
     /// Takes `slot` out, which must be in here.
-    pub(super) fn remove(&mut self, hash: u32, slot: u32) {
+    pub(crate) fn remove(&mut self, hash: u32, slot: u32) {
         let at = self.part(hash);
         match self.parts[at].table.find_entry(spread(hash), |s| *s == slot) {
             Ok(entry) => drop(entry.remove()),

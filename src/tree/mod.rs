@@ -17,7 +17,7 @@ mod apply;
 mod arena;
 mod children;
 mod digest;
-mod index;
+pub(crate) mod index;
 #[cfg(test)]
 mod model;
 mod nodes;
@@ -25,7 +25,7 @@ pub mod owner;
 pub mod path;
 mod reap;
 mod session;
-mod slab;
+pub(crate) mod slab;
 mod view;
 
 pub use acl::{AclId, PERMS_ALL};

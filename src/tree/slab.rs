@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 /// Entries per chunk.
-pub(super) const CHUNK_ENTRIES: usize = 512;
+pub(crate) const CHUNK_ENTRIES: usize = 512;
 const CHUNK_WORDS: usize = CHUNK_ENTRIES / 64;
 
 /// Which entries of one chunk are taken.
@@ -44,7 +44,7 @@ impl Taken {
 }
 
 /// Entries of one type. A free entry is `T::default()`.
-pub(super) struct Slab<T> {
+pub(crate) struct Slab<T> {
     chunks: Vec<Option<Box<[T; CHUNK_ENTRIES]>>>,
     taken: Vec<Taken>,
     /// Chunks that are not full, those without memory included.
@@ -53,44 +53,44 @@ pub(super) struct Slab<T> {
 }
 
 impl<T: Default + Clone> Slab<T> {
-    pub(super) fn new() -> Slab<T> {
+    pub(crate) fn new() -> Slab<T> {
         Slab { chunks: Vec::new(), taken: Vec::new(), room: BTreeSet::new(), len: 0 }
     }
 
     /// Entries in use.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// One more than the highest slot that was ever in use, rounded up to a chunk.
-    pub(super) fn slots(&self) -> u32 {
+    pub(crate) fn slots(&self) -> u32 {
         (self.chunks.len() * CHUNK_ENTRIES) as u32
     }
 
-    pub(super) fn contains(&self, slot: u32) -> bool {
+    pub(crate) fn contains(&self, slot: u32) -> bool {
         let (chunk, at) = split(slot);
         self.taken.get(chunk).is_some_and(|t| t.has(at))
     }
 
     /// Whether nothing in `slot`'s chunk is in use.
-    pub(super) fn chunk_is_empty(&self, slot: u32) -> bool {
+    pub(crate) fn chunk_is_empty(&self, slot: u32) -> bool {
         self.taken.get(split(slot).0).is_none_or(|t| t.count == 0)
     }
 
-    pub(super) fn get(&self, slot: u32) -> &T {
+    pub(crate) fn get(&self, slot: u32) -> &T {
         let (chunk, at) = split(slot);
         debug_assert!(self.taken[chunk].has(at));
         &self.chunks[chunk].as_deref().expect("a slot in use has memory")[at]
     }
 
-    pub(super) fn get_mut(&mut self, slot: u32) -> &mut T {
+    pub(crate) fn get_mut(&mut self, slot: u32) -> &mut T {
         let (chunk, at) = split(slot);
         debug_assert!(self.taken[chunk].has(at));
         &mut self.chunks[chunk].as_deref_mut().expect("a slot in use has memory")[at]
     }
 
     /// Stores `entry` in the lowest free slot.
-    pub(super) fn insert(&mut self, entry: T) -> u32 {
+    pub(crate) fn insert(&mut self, entry: T) -> u32 {
         let chunk = match self.room.first() {
             Some(chunk) => *chunk as usize,
             None => self.add_chunk(),
@@ -101,7 +101,7 @@ impl<T: Default + Clone> Slab<T> {
     }
 
     /// Stores `entry` in `slot`, which must be free, whatever lies below it.
-    pub(super) fn insert_at(&mut self, slot: u32, entry: T) {
+    pub(crate) fn insert_at(&mut self, slot: u32, entry: T) {
         let (chunk, at) = split(slot);
         while self.chunks.len() <= chunk {
             self.add_chunk();
@@ -115,7 +115,7 @@ impl<T: Default + Clone> Slab<T> {
     }
 
     /// Frees `slot` and hands back what was in it.
-    pub(super) fn remove(&mut self, slot: u32) -> T {
+    pub(crate) fn remove(&mut self, slot: u32) -> T {
         let (chunk, at) = split(slot);
         self.taken[chunk].clear(at);
         self.len -= 1;
