@@ -3,11 +3,11 @@
 //! came about: a replica that loaded a snapshot numbers on like one that never stopped.
 //! Refuses to hand out an entry that is not in use (it panics: only our own bugs ask for one).
 
-/// Entries per chunk.
-pub(crate) const CHUNK_ENTRIES: usize = 512;
-const CHUNK_WORDS: usize = CHUNK_ENTRIES / 64;
+/// Entries per chunk: with 64 bytes each, a chunk stays just below 32 KiB, where allocators have a size class.
+pub(crate) const CHUNK_ENTRIES: usize = 508;
+const CHUNK_WORDS: usize = CHUNK_ENTRIES.div_ceil(64);
 /// Slots stay below this, so that larger numbers can mean something else.
-pub(crate) const SLOTS_MAX: u32 = u32::MAX - (CHUNK_ENTRIES as u32 - 1);
+pub(crate) const SLOTS_MAX: u32 = u32::MAX / CHUNK_ENTRIES as u32 * CHUNK_ENTRIES as u32;
 
 /// Which entries of one chunk are taken.
 #[derive(Default)]
@@ -34,6 +34,7 @@ impl Taken {
     }
 
     fn lowest_free(&self) -> usize {
+        debug_assert!(!self.is_full());
         let word = self.words.iter().position(|w| *w != u64::MAX).expect("a chunk with room");
         word * 64 + self.words[word].trailing_ones() as usize
     }

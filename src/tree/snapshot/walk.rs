@@ -69,7 +69,7 @@ impl State {
             sessions_left: sessions,
             slots,
             next: 0,
-            done: Seen(vec![0; slots as usize / 64]),
+            done: Seen(vec![0; (slots as usize).div_ceil(64)]),
             acls: Seen::default(),
             last_session: None,
             sessions_done: BTreeSet::new(),
