@@ -2,5 +2,6 @@
 //! Refuses to be clever: the world moves bytes in random order, clients and history judge.
 
 pub mod client;
+pub mod disk;
 pub mod history;
 pub mod random;
