@@ -86,7 +86,7 @@ const CHILD_TABLE: u8 = CHILD | PERSISTENT;
 #[derive(Clone)]
 enum Watchers {
     One(u64, u8),
-    Many(Box<BTreeMap<u64, u8>>),
+    Many(BTreeMap<u64, u8>),
 }
 
 impl Default for Watchers {
@@ -108,7 +108,7 @@ impl Watchers {
     fn set(&mut self, conn: u64, modes: u8) {
         match self {
             Watchers::One(one, old) if *one == conn || *old == 0 => (*one, *old) = (conn, modes),
-            Watchers::One(one, old) => *self = Watchers::Many(Box::new(BTreeMap::from([(*one, *old), (conn, modes)]))),
+            Watchers::One(one, old) => *self = Watchers::Many(BTreeMap::from([(*one, *old), (conn, modes)])),
             Watchers::Many(many) if modes != 0 => drop(many.insert(conn, modes)),
             Watchers::Many(many) => {
                 many.remove(&conn);

@@ -3,9 +3,9 @@
 //! transaction, because events about a deleted node are filtered by its list.
 //! Refuses to judge: who may do what is decided where requests are prepared and answered.
 
+use super::slab::Slab;
 use crate::wire::record::Acl;
 use hashbrown::HashTable;
-use std::collections::BTreeSet;
 use xxhash_rust::xxh3::Xxh3;
 
 /// Names an interned list within one State.
@@ -23,6 +23,7 @@ pub const PERMS_ALL: i32 = 31;
 /// One borrowed entry: permissions, scheme, id.
 pub(super) type Entry<'a> = (i32, &'a str, &'a str);
 
+#[derive(Default)]
 struct Interned {
     list: Box<[Acl]>,
     hash: u64,
@@ -31,9 +32,8 @@ struct Interned {
 }
 
 pub(super) struct AclTable {
-    lists: Vec<Option<Interned>>,
+    lists: Slab<Interned>,
     by_content: HashTable<u32>,
-    free: BTreeSet<u32>,
     /// Lists that lost their last reference in the current transaction.
     unused: Vec<u32>,
 }
@@ -65,81 +65,76 @@ fn content_hash<'a>(entries: impl Iterator<Item = Entry<'a>>) -> u64 {
 
 impl AclTable {
     pub(super) fn new() -> AclTable {
-        let mut table = AclTable { lists: Vec::new(), by_content: HashTable::new(), free: BTreeSet::new(), unused: Vec::new() };
+        let mut table = AclTable { lists: Slab::new(), by_content: HashTable::new(), unused: Vec::new() };
         let open = table.intern([(PERMS_ALL, "world", "anyone")].into_iter());
         assert_eq!(open, AclId::OPEN);
         table
     }
 
     pub(super) fn get(&self, id: AclId) -> &[Acl] {
-        &self.interned(id).list
+        &self.lists.get(id.0).list
     }
 
     /// A hash of the list's content, the same in every State.
     pub(super) fn hash(&self, id: AclId) -> u64 {
-        self.interned(id).hash
-    }
-
-    fn interned(&self, id: AclId) -> &Interned {
-        self.lists.get(id.0 as usize).and_then(Option::as_ref).unwrap_or_else(|| panic!("ACL {} exists", id.0))
+        self.lists.get(id.0).hash
     }
 
     /// Lists in use.
     pub(super) fn len(&self) -> usize {
-        self.by_content.len()
+        self.lists.len()
     }
 
     /// The number of this list with one more reference.
     pub(super) fn intern<'a>(&mut self, entries: impl Iterator<Item = Entry<'a>> + Clone) -> AclId {
         let hash = content_hash(entries.clone());
         let lists = &self.lists;
-        let same = |id: &u32| lists[*id as usize].as_ref().is_some_and(|i| i.hash == hash && is_list(&i.list, entries.clone()));
+        let same = |id: &u32| lists.get(*id).hash == hash && is_list(&lists.get(*id).list, entries.clone());
         let id = match self.by_content.find(hash, same).copied() {
             Some(id) => id,
             None => {
-                let id = self.free.first().copied().unwrap_or(self.lists.len() as u32);
                 let list = entries.map(|(perms, scheme, id)| Acl { perms, scheme: scheme.into(), id: id.into() }).collect();
-                self.put(id, list, hash);
+                let id = self.lists.insert(Interned { list, hash, refs: 0 });
+                self.index(id, hash);
                 id
             }
         };
         self.add_ref(AclId(id))
     }
 
-    fn put(&mut self, id: u32, list: Box<[Acl]>, hash: u64) {
-        while self.lists.len() <= id as usize {
-            self.free.insert(self.lists.len() as u32);
-            self.lists.push(None);
-        }
-        self.free.remove(&id);
-        self.lists[id as usize] = Some(Interned { list, hash, refs: 0 });
+    fn index(&mut self, id: u32, hash: u64) {
         let lists = &self.lists;
-        self.by_content.insert_unique(hash, id, |id| lists[*id as usize].as_ref().expect("indexed").hash);
+        self.by_content.insert_unique(hash, id, |id| lists.get(*id).hash);
     }
 
     /// Puts a list where a snapshot says it stands, without references. False if the number or the list is taken.
     pub(super) fn define(&mut self, id: AclId, list: Vec<Acl>) -> bool {
         let hash = content_hash(list.iter().map(entry));
         let lists = &self.lists;
-        let same = |id: &u32| lists[*id as usize].as_ref().is_some_and(|i| *i.list == list);
-        let taken = self.contains(id) || self.by_content.find(hash, same).is_some();
-        if !taken {
-            self.put(id.0, list.into(), hash);
+        if self.contains(id) || self.by_content.find(hash, |id| *lists.get(*id).list == list).is_some() {
+            return false;
         }
-        !taken
+        self.lists.insert_at(id.0, Interned { list: list.into(), hash, refs: 0 });
+        self.index(id.0, hash);
+        true
     }
 
     pub(super) fn contains(&self, id: AclId) -> bool {
-        self.lists.get(id.0 as usize).is_some_and(Option::is_some)
+        self.lists.contains(id.0)
+    }
+
+    /// Whether some node refers to each list.
+    pub(super) fn all_used(&self) -> bool {
+        self.by_content.iter().all(|id| self.lists.get(*id).refs > 0)
     }
 
     pub(super) fn add_ref(&mut self, id: AclId) -> AclId {
-        self.lists[id.0 as usize].as_mut().expect("a list that exists").refs += 1;
+        self.lists.get_mut(id.0).refs += 1;
         id
     }
 
     pub(super) fn drop_ref(&mut self, id: AclId) {
-        let interned = self.lists[id.0 as usize].as_mut().expect("a list that exists");
+        let interned = self.lists.get_mut(id.0);
         assert!(interned.refs > 0, "ACL {} is referred to", id.0);
         interned.refs -= 1;
         if interned.refs == 0 && id != AclId::OPEN {
@@ -150,14 +145,11 @@ impl AclTable {
     /// Frees what the last transaction left without references. Called between transactions.
     pub(super) fn free_unused(&mut self) {
         while let Some(id) = self.unused.pop() {
-            let Some(interned) = &self.lists[id as usize] else { continue };
-            if interned.refs > 0 {
+            if !self.lists.contains(id) || self.lists.get(id).refs > 0 {
                 continue;
             }
-            let hash = interned.hash;
-            self.by_content.find_entry(hash, |i| *i == id).ok().expect("every list is indexed").remove();
-            self.lists[id as usize] = None;
-            self.free.insert(id);
+            let interned = self.lists.remove(id);
+            self.by_content.find_entry(interned.hash, |i| *i == id).expect("every list is indexed").remove();
         }
     }
 

@@ -106,8 +106,9 @@ impl State {
         self.applied = zxid;
     }
 
-    /// Before the node's record changes: takes it out of what is derived from it.
+    /// Before the node's record changes: the snapshot at work gets it as it was, and what is derived from it forgets it.
     fn before(&mut self, slot: u32, path: &str) {
+        self.keep_old_node(slot);
         if let Some(sum) = self.digest {
             self.digest = Some(sum.wrapping_sub(self.stat_item(slot, path::hash(path))));
         }
@@ -207,6 +208,7 @@ impl<'t> Step<'_, '_, 't> {
         self.state.before(parent, parent_path);
         let birth = Birth { parent, name: path::name(path), path_hash, data, zxid, time_ms, acl: acl.0, owner };
         let slot = self.state.nodes.create(&birth);
+        self.state.skip_new_node(slot);
         let extra = self.state.nodes.extra_mut(parent);
         if parent_creates != extra.creates.wrapping_add(1) {
             self.bug(path, "the parent's count of creates skips");
@@ -280,24 +282,26 @@ impl<'t> Step<'_, '_, 't> {
         assert!(matches!(Owner::of(id), Owner::Session(_)), "transaction {:#x}: {id:#x} is no session id", self.zxid);
         let before = self.state.sessions.insert(id, session);
         assert!(before.is_none(), "transaction {:#x}: session {id:#x} was created twice", self.zxid);
+        self.state.skip_new_session(id);
         self.state.digest_session(id, u128::wrapping_add);
     }
 
     fn attach_session(&mut self, id: i64, change: impl FnOnce(&mut Session)) {
-        self.must_exist(id);
-        self.state.digest_session(id, u128::wrapping_sub);
+        self.before_session(id);
         change(self.state.sessions.get_mut(&id).expect("just seen"));
         self.state.digest_session(id, u128::wrapping_add);
     }
 
-    fn must_exist(&self, id: i64) {
+    /// As [`State::before`], for a session.
+    fn before_session(&mut self, id: i64) {
         assert!(self.state.sessions.contains_key(&id), "transaction {:#x}: there is no session {id:#x}", self.zxid);
+        self.state.keep_old_session(id);
+        self.state.digest_session(id, u128::wrapping_sub);
     }
 
     /// The session goes with its ephemerals, in path order, so that events come in the same order everywhere.
     fn close_session(&mut self, id: i64) {
-        self.must_exist(id);
-        self.state.digest_session(id, u128::wrapping_sub);
+        self.before_session(id);
         let session = self.state.sessions.remove(&id).expect("just seen");
         let mut doomed: Vec<(String, u32)> = session.ephemerals.iter().map(|slot| (self.state.node(*slot).path(), *slot)).collect();
         doomed.sort_unstable();

@@ -26,6 +26,7 @@ pub mod path;
 mod reap;
 mod session;
 pub(crate) mod slab;
+pub mod snapshot;
 mod view;
 
 pub use acl::{AclId, PERMS_ALL};
@@ -46,6 +47,8 @@ pub struct State {
     reap: ReapIndex,
     /// Kept only where somebody asks for it: it costs a few hashes per change.
     digest: Option<u128>,
+    /// The snapshot being written.
+    walk: Option<Box<snapshot::Walk>>,
     applied: u64,
     ephemeral_count: usize,
     /// Bytes of all paths and data.
@@ -89,6 +92,7 @@ impl State {
             sessions: BTreeMap::new(),
             reap: ReapIndex::default(),
             digest: with_digest.then_some(0),
+            walk: None,
             applied: 0,
             ephemeral_count: 0,
             data_bytes: 0,

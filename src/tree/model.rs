@@ -24,6 +24,9 @@ pub(super) enum Wish {
     Refused,
 }
 
+/// What watches would be told.
+type Notice = (ChangeKind, String);
+
 /// A transaction that owns its strings.
 #[derive(Clone, Debug)]
 pub(super) enum OwnedChange {
@@ -113,7 +116,7 @@ impl Model {
     }
 
     /// Decides and carries out a wish; None if it cannot be had.
-    fn change(&mut self, wish: &Wish) -> Option<(OwnedChange, OpResult, Option<(ChangeKind, String)>)> {
+    fn change(&mut self, wish: &Wish) -> Option<(OwnedChange, OpResult, Option<Notice>)> {
         let (zxid, now) = (self.zxid + 1, time_ms(self.zxid + 1));
         match wish {
             Wish::Create { parent, name, data, acl, owner } => {
@@ -183,7 +186,7 @@ impl Model {
     }
 
     /// Decides and carries out a wish: the transaction, and what applying it should report.
-    pub(super) fn prepare(&mut self, wish: &Wish) -> Option<(OwnedOp, Vec<OpResult>, Vec<(ChangeKind, String)>)> {
+    pub(super) fn prepare(&mut self, wish: &Wish) -> Option<(OwnedOp, Vec<OpResult>, Vec<Notice>)> {
         let answer = match wish {
             Wish::Multi(wishes) => {
                 let done: Vec<_> = wishes.iter().filter_map(|w| self.change(w)).collect();
@@ -325,14 +328,14 @@ pub(super) fn batch_of(zxid: u64, op: &OwnedOp) -> Batch {
 }
 
 /// Applies one transaction and compares what it reports.
-pub(super) fn apply_and_compare(state: &mut State, zxid: u64, op: &OwnedOp, results: &[OpResult], changes: &[(ChangeKind, String)]) {
+pub(super) fn apply_and_compare(state: &mut State, zxid: u64, op: &OwnedOp, results: &[OpResult], changes: &[Notice]) {
     let batch = batch_of(zxid, op);
     let mut applied = Applied::default();
     for txn in batch.txns() {
         state.apply(txn, &mut applied, Want { results: true, paths: true });
     }
     assert_eq!(applied.results, results);
-    let seen: Vec<(ChangeKind, String)> = applied.changes.iter().map(|c| (c.kind, c.path.to_string())).collect();
+    let seen: Vec<Notice> = applied.changes.iter().map(|c| (c.kind, c.path.to_string())).collect();
     assert_eq!(seen, changes);
     for change in &applied.changes {
         assert!(!state.acl(change.acl).is_empty() && !state.acl(change.parent_acl).is_empty());
@@ -383,5 +386,93 @@ proptest! {
             }
         }
         model.assert_equals(&state);
+    }
+}
+
+/// A snapshot written in slices of `budget` while `wishes` go on being applied; the model as of the cut.
+fn snapshot_meanwhile(model: &mut Model, state: &mut State, wishes: &[Wish], budget: usize) -> (Vec<Vec<u8>>, Model) {
+    let (cut, mut chunks) = (model.clone(), Vec::new());
+    state.begin_snapshot();
+    assert_eq!(state.snapshot_zxid(), Some(state.applied()));
+    let mut wishes = wishes.iter();
+    loop {
+        let mut chunk = Vec::new();
+        let done = state.snapshot_slice(budget, &mut chunk);
+        chunks.push(chunk);
+        if done {
+            return (chunks, cut);
+        }
+        for wish in wishes.by_ref().take(3) {
+            if let Some((op, results, changes)) = model.prepare(wish) {
+                apply_and_compare(state, model.zxid, &op, &results, &changes);
+            }
+        }
+    }
+}
+
+fn load(chunks: &[Vec<u8>], with_digest: bool) -> Result<State, snapshot::BadSnapshot> {
+    let mut loader = snapshot::Loader::new(with_digest);
+    for chunk in chunks {
+        loader.push(chunk)?;
+    }
+    loader.finish()
+}
+
+fn apply_all(model: &mut Model, state: &mut State, wishes: &[Wish]) {
+    for wish in wishes {
+        if let Some((op, results, changes)) = model.prepare(wish) {
+            apply_and_compare(state, model.zxid, &op, &results, &changes);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn a_snapshot_is_the_state_at_its_cut(
+        before in prop::collection::vec(wish(), 1..100),
+        meanwhile in prop::collection::vec(wish(), 0..80),
+        after in prop::collection::vec(wish(), 0..40),
+        budget in 1..20usize,
+    ) {
+        let (mut model, mut state) = (Model::new(), State::new(true));
+        apply_all(&mut model, &mut state, &before);
+        let digest = state.digest();
+        let (chunks, mut cut) = snapshot_meanwhile(&mut model, &mut state, &meanwhile, budget);
+        model.assert_equals(&state);
+        let mut loaded = load(&chunks, true).unwrap();
+        prop_assert_eq!((loaded.digest(), loaded.applied()), (digest, cut.zxid));
+        prop_assert_eq!(loaded.compute_digest(), digest.unwrap());
+        cut.assert_equals(&loaded);
+        // It goes on like a state that never stopped, ACL numbers included.
+        let (mut twin, mut twin_model) = (State::new(true), Model::new());
+        apply_all(&mut twin_model, &mut twin, &before);
+        apply_all(&mut twin_model, &mut twin, &after);
+        apply_all(&mut cut, &mut loaded, &after);
+        cut.assert_equals(&loaded);
+        prop_assert_eq!(loaded.digest(), twin.digest());
+        for path in cut.nodes.keys() {
+            prop_assert_eq!(loaded.find(path).unwrap().acl_id(), twin.find(path).unwrap().acl_id());
+        }
+    }
+
+    #[test]
+    fn damaged_snapshots_are_refused_without_a_panic(
+        before in prop::collection::vec(wish(), 1..60),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let (mut model, mut state) = (Model::new(), State::new(true));
+        apply_all(&mut model, &mut state, &before);
+        let (chunks, _) = snapshot_meanwhile(&mut model, &mut state, &[], 1000);
+        let whole = chunks.concat();
+        prop_assert!(load(&[whole[..cut.index(whole.len())].to_vec()], true).is_err());
+        let mut bytes = whole.clone();
+        for (at, byte) in damage {
+            bytes[at.index(whole.len() - 17)] = byte; // not the digest itself
+        }
+        let loaded = load(&[bytes.clone()], true);
+        prop_assert!(bytes == whole || loaded.is_err() || loaded.is_ok_and(|l| l.digest() == state.digest()));
     }
 }

@@ -3,14 +3,14 @@
 //! came about: a replica that loaded a snapshot numbers on like one that never stopped.
 //! Refuses to hand out an entry that is not in use (it panics: only our own bugs ask for one).
 
-use std::collections::BTreeSet;
-
 /// Entries per chunk.
 pub(crate) const CHUNK_ENTRIES: usize = 512;
 const CHUNK_WORDS: usize = CHUNK_ENTRIES / 64;
+/// Slots stay below this, so that larger numbers can mean something else.
+pub(crate) const SLOTS_MAX: u32 = u32::MAX - (CHUNK_ENTRIES as u32 - 1);
 
 /// Which entries of one chunk are taken.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Taken {
     words: [u64; CHUNK_WORDS],
     count: u16,
@@ -43,18 +43,49 @@ impl Taken {
     }
 }
 
+struct Chunk<T> {
+    taken: Taken,
+    entries: [T; CHUNK_ENTRIES],
+}
+
+/// Which chunks are not full, those without memory included. Finds the lowest from where it was last.
+#[derive(Default)]
+struct Room {
+    words: Vec<u64>,
+    /// No word before this one has a bit.
+    from: usize,
+}
+
+impl Room {
+    fn insert(&mut self, chunk: usize) {
+        if self.words.len() <= chunk / 64 {
+            self.words.resize(chunk / 64 + 1, 0);
+        }
+        self.words[chunk / 64] |= 1 << (chunk % 64);
+        self.from = self.from.min(chunk / 64);
+    }
+
+    fn remove(&mut self, chunk: usize) {
+        self.words[chunk / 64] &= !(1 << (chunk % 64));
+    }
+
+    fn lowest(&mut self) -> Option<usize> {
+        let skipped = self.words[self.from..].iter().position(|w| *w != 0)?;
+        self.from += skipped;
+        Some(self.from * 64 + self.words[self.from].trailing_zeros() as usize)
+    }
+}
+
 /// Entries of one type. A free entry is `T::default()`.
 pub(crate) struct Slab<T> {
-    chunks: Vec<Option<Box<[T; CHUNK_ENTRIES]>>>,
-    taken: Vec<Taken>,
-    /// Chunks that are not full, those without memory included.
-    room: BTreeSet<u32>,
+    chunks: Vec<Option<Box<Chunk<T>>>>,
+    room: Room,
     len: usize,
 }
 
-impl<T: Default + Clone> Slab<T> {
+impl<T: Default> Slab<T> {
     pub(crate) fn new() -> Slab<T> {
-        Slab { chunks: Vec::new(), taken: Vec::new(), room: BTreeSet::new(), len: 0 }
+        Slab { chunks: Vec::new(), room: Room::default(), len: 0 }
     }
 
     /// Entries in use.
@@ -67,83 +98,93 @@ impl<T: Default + Clone> Slab<T> {
         (self.chunks.len() * CHUNK_ENTRIES) as u32
     }
 
+    fn chunk(&self, slot: u32) -> Option<&Chunk<T>> {
+        self.chunks.get(split(slot).0).and_then(Option::as_deref)
+    }
+
     pub(crate) fn contains(&self, slot: u32) -> bool {
-        let (chunk, at) = split(slot);
-        self.taken.get(chunk).is_some_and(|t| t.has(at))
+        self.chunk(slot).is_some_and(|c| c.taken.has(split(slot).1))
     }
 
     /// Whether nothing in `slot`'s chunk is in use.
     pub(crate) fn chunk_is_empty(&self, slot: u32) -> bool {
-        self.taken.get(split(slot).0).is_none_or(|t| t.count == 0)
+        self.chunk(slot).is_none_or(|c| c.taken.count == 0)
     }
 
     pub(crate) fn get(&self, slot: u32) -> &T {
         let (chunk, at) = split(slot);
-        debug_assert!(self.taken[chunk].has(at));
-        &self.chunks[chunk].as_deref().expect("a slot in use has memory")[at]
+        let chunk = self.chunks[chunk].as_deref().expect("a slot in use has memory");
+        debug_assert!(chunk.taken.has(at));
+        &chunk.entries[at]
     }
 
     pub(crate) fn get_mut(&mut self, slot: u32) -> &mut T {
         let (chunk, at) = split(slot);
-        debug_assert!(self.taken[chunk].has(at));
-        &mut self.chunks[chunk].as_deref_mut().expect("a slot in use has memory")[at]
+        let chunk = self.chunks[chunk].as_deref_mut().expect("a slot in use has memory");
+        debug_assert!(chunk.taken.has(at));
+        &mut chunk.entries[at]
     }
 
     /// Stores `entry` in the lowest free slot.
     pub(crate) fn insert(&mut self, entry: T) -> u32 {
-        let chunk = match self.room.first() {
-            Some(chunk) => *chunk as usize,
+        let chunk = match self.room.lowest() {
+            Some(chunk) => chunk,
             None => self.add_chunk(),
         };
-        let slot = (chunk * CHUNK_ENTRIES + self.taken[chunk].lowest_free()) as u32;
+        let at = self.chunks[chunk].as_ref().map_or(0, |c| c.taken.lowest_free());
+        let slot = (chunk * CHUNK_ENTRIES + at) as u32;
         self.insert_at(slot, entry);
         slot
     }
 
-    /// Stores `entry` in `slot`, which must be free, whatever lies below it.
+    /// Stores `entry` in `slot`, which must be free and below [`SLOTS_MAX`], whatever lies before it.
     pub(crate) fn insert_at(&mut self, slot: u32, entry: T) {
-        let (chunk, at) = split(slot);
-        while self.chunks.len() <= chunk {
+        let (at_chunk, at) = split(slot);
+        while self.chunks.len() <= at_chunk {
             self.add_chunk();
         }
-        self.taken[chunk].set(at);
-        if self.taken[chunk].is_full() {
-            self.room.remove(&(chunk as u32));
+        let chunk = self.chunks[at_chunk].get_or_insert_with(Chunk::empty);
+        chunk.taken.set(at);
+        chunk.entries[at] = entry;
+        if chunk.taken.is_full() {
+            self.room.remove(at_chunk);
         }
-        self.chunks[chunk].get_or_insert_with(empty_chunk)[at] = entry;
         self.len += 1;
     }
 
     /// Frees `slot` and hands back what was in it.
     pub(crate) fn remove(&mut self, slot: u32) -> T {
-        let (chunk, at) = split(slot);
-        self.taken[chunk].clear(at);
+        let (at_chunk, at) = split(slot);
+        let chunk = self.chunks[at_chunk].as_deref_mut().expect("a slot in use has memory");
+        chunk.taken.clear(at);
+        let entry = std::mem::take(&mut chunk.entries[at]);
         self.len -= 1;
-        let entry = std::mem::take(&mut self.chunks[chunk].as_deref_mut().expect("a slot in use has memory")[at]);
-        self.room.insert(chunk as u32);
-        // The only chunk with room keeps its memory, or a create and a delete in turn would allocate each time.
-        if self.taken[chunk].count == 0 && self.room.len() > 1 {
-            self.chunks[chunk] = None;
+        let empty = chunk.taken.count == 0;
+        self.room.insert(at_chunk);
+        // The chunk that is filled next keeps its memory, or a create and a delete in turn would allocate each time.
+        if empty && self.room.lowest() != Some(at_chunk) {
+            self.chunks[at_chunk] = None;
         }
         entry
     }
 
     fn add_chunk(&mut self) -> usize {
         let chunk = self.chunks.len();
-        assert!(chunk < (u32::MAX as usize - 1) / CHUNK_ENTRIES, "more than 4 billion entries");
+        assert!(chunk < SLOTS_MAX as usize / CHUNK_ENTRIES, "more than 4 billion entries");
         self.chunks.push(None);
-        self.taken.push(Taken::default());
-        self.room.insert(chunk as u32);
+        self.room.insert(chunk);
         chunk
+    }
+}
+
+impl<T: Default> Chunk<T> {
+    fn empty() -> Box<Chunk<T>> {
+        Box::new(Chunk { taken: Taken::default(), entries: std::array::from_fn(|_| T::default()) })
     }
 }
 
 fn split(slot: u32) -> (usize, usize) {
     (slot as usize / CHUNK_ENTRIES, slot as usize % CHUNK_ENTRIES)
-}
-
-fn empty_chunk<T: Default + Clone>() -> Box<[T; CHUNK_ENTRIES]> {
-    vec![T::default(); CHUNK_ENTRIES].try_into().ok().expect("as many entries as asked for")
 }
 
 #[cfg(test)]
@@ -172,7 +213,7 @@ mod tests {
             slab.remove(slot);
         }
         assert_eq!(slab.len(), 0);
-        assert_eq!(slab.chunks.iter().filter(|c| c.is_some()).count(), 0);
+        assert_eq!(slab.chunks.iter().filter(|c| c.is_some()).count(), 1);
         assert!(slab.chunk_is_empty(4000) && slab.chunk_is_empty(1 << 30));
         assert_eq!(slab.insert(1), 0);
     }
