@@ -180,14 +180,17 @@ fn java_address(address: std::net::IpAddr) -> String {
 }
 
 fn particulars(session: &SessionStats) -> String {
-    let SessionStats { id, last_op, established_ms, timeout_ms, last_cxid, last_zxid, last_response_ms, last_latency_ms, latency } = session;
+    let SessionStats { id, last_op, established_ms, timeout_ms, last_cxid, last_zxid, last_response_ms, last_latency_ms, latency } =
+        session;
     let mut out = format!(",sid={id:#x},lop={last_op},est={established_ms},to={timeout_ms}");
     if *last_cxid >= 0 {
         write!(out, ",lcxid={last_cxid:#x}").expect("a string takes everything");
     }
     let average_ms = latency.sum_ms.checked_div(latency.count).unwrap_or(0);
     let (min_ms, max_ms) = (latency.min_ms, latency.max_ms);
-    out + &format!(",lzxid={last_zxid:#x},lresp={last_response_ms},llat={last_latency_ms},minlat={min_ms},avglat={average_ms},maxlat={max_ms}")
+    out + &format!(
+        ",lzxid={last_zxid:#x},lresp={last_response_ms},llat={last_latency_ms},minlat={min_ms},avglat={average_ms},maxlat={max_ms}"
+    )
 }
 
 fn settings(stats: &ServerStats) -> String {

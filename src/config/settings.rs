@@ -21,10 +21,22 @@ pub struct Setting {
 
 /// How a value is read, checked and stored.
 enum Access {
-    Number { min: u64, max: u64, set: fn(&mut Config, u64), get: fn(&Config) -> u64 },
-    Switch { slot: fn(&mut Config) -> &mut bool, get: fn(&Config) -> bool },
+    Number {
+        min: u64,
+        max: u64,
+        set: fn(&mut Config, u64),
+        get: fn(&Config) -> u64,
+    },
+    Switch {
+        slot: fn(&mut Config) -> &mut bool,
+        get: fn(&Config) -> bool,
+    },
     /// `set` says whether the text is allowed. `get` may refuse to show what is secret.
-    Text { allowed: &'static str, set: fn(&mut Config, &str) -> bool, get: fn(&Config) -> Option<String> },
+    Text {
+        allowed: &'static str,
+        set: fn(&mut Config, &str) -> bool,
+        get: fn(&Config) -> Option<String>,
+    },
 }
 
 /// A value as it stands in its source.

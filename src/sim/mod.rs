@@ -5,3 +5,4 @@ pub mod client;
 pub mod disk;
 pub mod history;
 pub mod random;
+pub mod world;

@@ -12,7 +12,8 @@ use crate::wire::response::{self, code};
 use crate::wire::txn::{ArchivedChange, ArchivedOp, ArchivedOrigin, ArchivedTxn};
 
 impl Replica {
-    /// Applies a committed batch: state, watch events, replies, in this order for every transaction.
+    /// Applies a committed batch: state, watch events, replies, in this order for every transaction. Answers that were
+    /// sent before the batch was published must have been given to `down` already: some belong between its transactions.
     pub fn apply(&mut self, batch: &Batch) {
         let mut applied = Applied::default();
         for txn in batch.txns() {
@@ -27,8 +28,8 @@ impl Replica {
                 let id = ConnId(txn.origin.conn.to_native());
                 self.with_conn(id, |replica, conn| replica.complete(conn, txn, &applied));
             }
+            self.release_deferred();
         }
-        self.release_deferred();
         if !self.parked.is_empty() {
             self.unpark();
         }
