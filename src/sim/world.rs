@@ -10,6 +10,7 @@ use super::random::Dice;
 use crate::log::disk::Disk;
 use crate::log::recovery::{self, Format, Recovered, RecoveryError};
 use crate::log::segment::file_name;
+use crate::log::snapshot::SnapshotFile;
 use crate::log::{Effect, Frame, Job, Journal, LogConfig, OpId};
 use crate::pipeline::auth::AuthConfig;
 use crate::pipeline::message::{ConnId, Down, Up};
@@ -17,7 +18,8 @@ use crate::pipeline::node::{Node, NodeConfig, NodeEffect, ReapConfig};
 use crate::pipeline::prepare::PrepareConfig;
 use crate::pipeline::replica::{Action, Census, Replica, ReplicaConfig};
 use crate::tree::State;
-use crate::wire::batch::Batch;
+use crate::tree::snapshot::Loader;
+use crate::wire::batch::{Batch, Position};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -36,6 +38,8 @@ pub struct Report {
     pub tally: Tally,
     pub power_cuts: u64,
     pub batches: u64,
+    pub snapshots: u64,
+    pub loads_from_snapshot: u64,
     /// Of all that clients received: equal seeds give equal traces.
     pub trace: u64,
 }
@@ -59,6 +63,14 @@ struct Running {
     published: Vec<Arc<Batch>>,
     write: Option<(OpId, u32, u64, Frame)>,
     jobs: VecDeque<Job>,
+    snapshot: Option<Walk>,
+}
+
+/// A snapshot that a shard is walking through.
+struct Walk {
+    shard: usize,
+    position: Position,
+    chunks: Vec<Vec<u8>>,
 }
 
 /// A client's connection: shard, connection, bytes on their way to the client.
@@ -164,6 +176,37 @@ impl World {
             }
         }
         self.act(k);
+        self.walk(k);
+    }
+
+    /// A slice of a snapshot, between two turns; the file is written when the walk is done.
+    fn walk(&mut self, k: usize) {
+        let running = &mut self.running;
+        if running.snapshot.is_none() && running.journal.wants_snapshot() {
+            let shard = &mut running.shards[k];
+            let Some(last) = shard.applied.checked_sub(1).map(|i| running.published[i].position()) else { return };
+            shard.replica.state_mut().begin_snapshot();
+            running.journal.snapshot_started();
+            running.snapshot = Some(Walk { shard: k, position: last, chunks: Vec::new() });
+        }
+        let Some(walk) = running.snapshot.as_mut().filter(|w| w.shard == k) else { return };
+        let mut chunk = Vec::new();
+        let done = running.shards[k].replica.state_mut().snapshot_slice(1 + self.dice.below(3), &mut chunk);
+        walk.chunks.push(chunk);
+        if done {
+            self.write_snapshot();
+        }
+    }
+
+    fn write_snapshot(&mut self) {
+        let walk = self.running.snapshot.take().expect("a walk has ended");
+        let mut file = SnapshotFile::create(&self.disk, 7, walk.position).expect("the disk works");
+        walk.chunks.iter().for_each(|chunk| file.push(chunk).expect("the disk works"));
+        let pointer = file.finish().expect("what was written reads back");
+        let mut effects = Vec::new();
+        self.running.journal.snapshot_written(Ok(pointer), self.now_ms, &mut effects);
+        self.running.take(effects);
+        self.report.snapshots += 1;
     }
 
     fn act(&mut self, k: usize) {
@@ -288,6 +331,7 @@ impl World {
         self.report.power_cuts += 1;
         self.report.batches += self.running.published.len() as u64;
         self.running = Running::start(&self.plan, &self.disk, self.now_ms, &mut self.history, &mut self.digests, &mut self.chains);
+        self.report.loads_from_snapshot += u64::from(self.running.journal.superblock().snapshot.is_some());
         let tail = self.running.node.last_proposed();
         for (i, client) in self.clients.iter_mut().enumerate() {
             assert!(client.acknowledged < tail, "zxid 0x{:x} was acknowledged and is lost", client.acknowledged);
@@ -358,11 +402,11 @@ impl Running {
                 Shard { replica, applied: 0, ring: VecDeque::new(), downs: VecDeque::new() }
             })
             .collect();
-        let log = LogConfig { slots: 3, snapshot_payload_bytes: u64::MAX, snapshot_txns: u64::MAX, ..LogConfig::default() };
+        let log = LogConfig { slots: 3, snapshot_payload_bytes: 20_000, snapshot_txns: 100, ..LogConfig::default() };
         let journal = Journal::new(&found, log, u128::from(plan.seed) + u128::from(found.superblock.boot));
         let mut node = Node::new(node_config(plan, &found), found.tail, shards[0].replica.state(), now_ms);
         node.start(1_000_000 + now_ms as i64);
-        let mut running = Running { shards, node, journal, published: Vec::new(), write: None, jobs: VecDeque::new() };
+        let mut running = Running { shards, node, journal, published: Vec::new(), write: None, jobs: VecDeque::new(), snapshot: None };
         running.append(now_ms);
         running
     }
@@ -437,7 +481,15 @@ fn load(
     digests: &mut BTreeMap<u64, u128>,
     chains: &mut BTreeMap<u64, u128>,
 ) -> State {
-    let mut state = State::new(true);
+    let mut loader = Loader::new(true);
+    found.load_snapshot(disk, |chunk| loader.push(chunk).expect("the file was verified"), |_, _| ()).expect("the file was verified");
+    let mut state = match found.snapshot {
+        Some(_) => loader.finish().expect("a snapshot is whole"),
+        None => State::new(true),
+    };
+    if found.snapshot.is_some() {
+        agree(digests, &state);
+    }
     let replayed = found.replay(
         disk,
         |batch| {
@@ -500,6 +552,8 @@ mod tests {
         for seed in 0..60 {
             let report = run(Plan { seed, shards: 1 + seed as usize % 3, clients: 4, steps: 6000 });
             total.power_cuts += report.power_cuts;
+            total.snapshots += report.snapshots;
+            total.loads_from_snapshot += report.loads_from_snapshot;
             total.tally.events += report.tally.events;
             total.tally.reads_checked += report.tally.reads_checked;
             total.tally.writes_acknowledged += report.tally.writes_acknowledged;
