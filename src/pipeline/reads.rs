@@ -11,7 +11,6 @@ use crate::wire::jute;
 use crate::wire::record::{Acl, event, xid as xids};
 use crate::wire::request::{DecodeError, Request, SetWatches, opcode};
 use crate::wire::response::{self, code};
-use std::borrow::Cow;
 
 /// What an answer needs besides the request.
 pub struct Reads<'a> {
@@ -261,6 +260,6 @@ impl Reads<'_> {
     }
 }
 
-fn catch_up(kind: i32, path: &Cow<'_, str>, out: &mut Vec<u8>) {
+fn catch_up(kind: i32, path: &str, out: &mut Vec<u8>) {
     response::watch_event(out, u64::MAX, kind, path);
 }
