@@ -210,7 +210,9 @@ impl Disk for FileDisk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::tests::world::{Model, Server, start};
+    use crate::log::recovery::{self, Format};
+    use crate::log::tests::world::{self, Model, Server, start};
+    use crate::log::{Effect, Journal, LogConfig};
     use std::os::unix::fs::PermissionsExt;
 
     /// Several lives of a server on real files, log and data apart.
@@ -273,5 +275,43 @@ mod tests {
         let missing = dir.path().join("none");
         assert!(FileDisk::open_existing(&missing, &missing).is_err());
         assert!(!missing.exists());
+    }
+
+    /// `cargo test --release --lib replay_speed -- --ignored --nocapture`
+    #[test]
+    #[ignore = "a measurement"]
+    fn replay_speed() {
+        const BATCHES: u64 = 2_000;
+        const TXNS: u64 = 500;
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let disk = FileDisk::open(dir.path(), dir.path()).unwrap();
+        recovery::format(&disk, &Format { segment_bytes: 64 << 20, ..world::FORMAT }).unwrap();
+        let found = recovery::open(&disk).unwrap();
+        let mut journal = Journal::new(&found, LogConfig::default(), 1);
+        let (mut effects, mut after) = (Vec::new(), found.tail);
+        journal.tick(0, &mut effects);
+        for epoch in 1..=BATCHES {
+            let batch = world::batch_of(after, epoch << 32, &[64; TXNS as usize]);
+            after = batch.position();
+            journal.append(batch, &mut effects);
+            while let Some(effect) = effects.pop() {
+                match effect {
+                    Effect::Write { op, slot, offset, frame } => {
+                        DataFile(disk.segment(slot).unwrap()).0.write_all_at(frame.bytes(), offset).unwrap();
+                        journal.written(op, Ok(()), 0, &mut effects);
+                    }
+                    Effect::Background(job) => journal.background_done(job.run(&disk), 0, &mut effects),
+                    Effect::Durable(_) => {}
+                    Effect::Fatal(failure) => panic!("{failure}"),
+                }
+            }
+        }
+        let start = std::time::Instant::now();
+        let found = recovery::open(&disk).unwrap();
+        let opened = start.elapsed();
+        let mut txns = 0;
+        found.replay(&disk, |batch| txns += batch.txns().len() as u64, |_, _| ()).unwrap();
+        assert_eq!(txns, BATCHES * TXNS);
+        println!("{txns} transactions, {} bytes: open {opened:?}, replay {:?}", found.bytes_to_load(), start.elapsed() - opened);
     }
 }
