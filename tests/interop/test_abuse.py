@@ -23,7 +23,8 @@ FACTOR_MAX, ALLOWANCE_MS = 5, 20
 DEAF_CLIENTS = 16
 PIPELINED = 100_000
 IDLE_CONNECTIONS = 10_000
-HANDSHAKE_LIMIT_S = 10
+# Ten seconds, and what the server's clocks round up.
+HANDSHAKE_LIMIT_S = 25 if servers.ORACLE else 15
 
 
 @pytest.fixture
@@ -104,6 +105,30 @@ def test_clients_that_never_read(abused):
         reply = deaf[0].receive_reply()
         assert (reply.xid, reply.err, reply.body.buffer()) == (1, OK, b"s" * 1024)
     for connection in deaf:
+        connection.close()
+
+
+@pytest.mark.time_limit(60)
+@pytest.mark.parametrize("what", ["replies", "requests"])
+def test_a_write_with_large_reads_behind_it(abused, what):
+    """Reads wait for the write of their session: neither they nor their answers may pile up without bound meanwhile."""
+    process = bystander(abused, 5)
+    time.sleep(0.3)
+    write = framed(1, SET_DATA, set_data_record("/small", b"s" * 1024))
+    read = framed(2, GET_DATA, path_watch("/large" if what == "replies" else "/small"))
+    if what == "requests":
+        read = framed(2, GET_DATA, path_watch("/small") + bytes(wire.FRAME_MAX - 100))
+    greedy = [wire.open_session(abused.port, timeout_ms=40000) for _ in range(8)]
+    for connection in greedy:
+        connection.sock.settimeout(0.5)
+        try:
+            connection.send_raw((write + read * (900 if what == "replies" else 60)) * 2)
+        except TimeoutError:
+            pass
+    time.sleep(1)
+    print(f"at its worst: resident {abused.resident_mib():.0f} MiB")
+    hardly_noticed(abused, process, f"large {what} behind a write")
+    for connection in greedy:
         connection.close()
 
 
@@ -250,7 +275,7 @@ def test_handshakes_that_never_end(abused):
     hardly_noticed(abused, bystander(abused, 3), "1000 handshakes that never end")
     began = time.monotonic()
     for connection in halves:
-        assert connection.is_closed(within_s=max(0.1, began + HANDSHAKE_LIMIT_S + 5 - time.monotonic())), "still open"
+        assert connection.is_closed(within_s=max(0.1, began + HANDSHAKE_LIMIT_S - time.monotonic())), "still open"
 
 
 @pytest.mark.time_limit(60)

@@ -110,6 +110,12 @@ def test_reads_of_impossible_paths_find_no_node(client, op):
     assert client.code(GET_ACL, string("a")) == NO_NODE
 
 
+def test_for_reads_the_empty_path_is_the_root(client):
+    assert client.exists("") == client.exists("/")
+    assert client.get_data("") == client.get_data("/")
+    assert client.children("") == client.children("/")
+
+
 def test_paths_that_are_allowed(client, base):
     for name in ("...", ".hidden", "a.b", "a b", "tab-free", "..a", "-", "0", "%", "a\\b", "\u00a0", "\uf900"):
         path = f"{base}/{name}"
