@@ -29,12 +29,18 @@ pub const PENDING_REQUESTS_MAX: usize = 1000;
 pub const INPUT_SLACK_BYTES: usize = 64 << 10;
 /// Unsent output of one connection beyond which its requests are not executed.
 pub const OUTPUT_BYTES_MAX: usize = 4 << 20;
+/// Proposed but not yet durable bytes beyond which no request is admitted.
+pub const PROPOSED_BYTES_MAX: usize = 64 << 20;
 /// Operations in one multi, at most.
 pub const MULTI_OPS_MAX: usize = 100_000;
 /// Shards (client cores) of one server, at most.
 pub const SHARDS_MAX: usize = 256;
 /// Batches that are durable but not yet applied by the slowest shard, at most (slots of the commit ring).
 pub const COMMIT_RING_SLOTS: usize = 4096;
+/// Submits of one shard that its ring has not taken yet, beyond which it executes no request.
+pub const SUBMITS_BYTES_MAX: usize = 1 << 20;
+/// Watches of one shard, at most.
+pub const WATCHES_PER_SHARD_MAX: usize = 10_000_000;
 /// Bytes of the ring that carries requests from one shard to the pipeline.
 pub const SUBMIT_RING_BYTES: usize = 4 << 20;
 /// Messages in the ring from the pipeline to one shard.

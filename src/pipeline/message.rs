@@ -43,10 +43,9 @@ pub struct Submit<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Up<'a> {
     Submit(Submit<'a>),
-    /// The session was heard from, at this shard's clock.
+    /// The session was heard from since this shard's last report.
     Touch {
         session: i64,
-        at_ms: u64,
     },
     /// This shard drained its sockets at this time: silence before it is real silence.
     Report {
@@ -79,11 +78,10 @@ impl<'a> Up<'a> {
                 out.extend_from_slice(s.auth);
                 out.extend_from_slice(s.body);
             }
-            Up::Touch { session, at_ms } => {
-                out.extend_from_slice(&20u32.to_le_bytes());
+            Up::Touch { session } => {
+                out.extend_from_slice(&12u32.to_le_bytes());
                 out.extend_from_slice(&TOUCH.to_le_bytes());
                 out.extend_from_slice(&session.to_le_bytes());
-                out.extend_from_slice(&at_ms.to_le_bytes());
             }
             Up::Report { at_ms } => {
                 out.extend_from_slice(&12u32.to_le_bytes());
@@ -111,7 +109,7 @@ impl<'a> Up<'a> {
                     body,
                 })
             }
-            TOUCH => Up::Touch { session: u64_at(4) as i64, at_ms: u64_at(12) },
+            TOUCH => Up::Touch { session: u64_at(4) as i64 },
             REPORT => Up::Report { at_ms: u64_at(4) },
             kind => panic!("unknown up record {kind}"),
         }
@@ -144,7 +142,7 @@ mod tests {
     #[test]
     fn records_read_back() {
         let submit = Submit { conn: ConnId::new(7, 3), sequence: 9, opcode: 5, session: -8, auth: b"who", body: b"what is wanted" };
-        for up in [Up::Submit(submit), Up::Touch { session: -1, at_ms: 77 }, Up::Report { at_ms: 1 << 40 }] {
+        for up in [Up::Submit(submit), Up::Touch { session: -1 }, Up::Report { at_ms: 1 << 40 }] {
             let mut bytes = Vec::new();
             up.encode(&mut bytes);
             assert_eq!(u32::from_le_bytes(bytes[..4].try_into().unwrap()) as usize, bytes.len() - 4);

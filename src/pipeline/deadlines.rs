@@ -1,0 +1,174 @@
+//! When sessions expire. Time is the pipeline's own: a stretch in which the loop did not run (a stopped process, a frozen
+//! machine) does not count against anybody, and a session expires only when its shard has reported that it drained its
+//! sockets after the deadline. Refuses to close anything: it names the sessions that are due.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, DefaultHasher};
+
+struct Timer {
+    timeout_ms: u64,
+    deadline_ms: u64,
+    /// Where it stands in `queue`: at most `deadline_ms`, moved lazily.
+    queued_ms: u64,
+    /// The shard that holds its connection; None until one does in this run.
+    shard: Option<u16>,
+}
+
+/// Deadlines of all sessions of the ensemble, kept by the leader.
+pub struct Deadlines {
+    timers: HashMap<i64, Timer, BuildHasherDefault<DefaultHasher>>,
+    queue: BTreeSet<(u64, i64)>,
+    /// Per shard: up to when it has drained its sockets, in our time.
+    reported_ms: Vec<u64>,
+    /// Real time minus our time: the sum of all gaps.
+    paused_ms: u64,
+    last_turn_ms: Option<u64>,
+    gap_ms: u64,
+}
+
+impl Deadlines {
+    /// `gap_ms`: a pause of the loop longer than this restarts nobody's clock (ZooKeeper's tickTime is a good value).
+    pub fn new(shards: usize, gap_ms: u64) -> Deadlines {
+        Deadlines {
+            timers: HashMap::default(),
+            queue: BTreeSet::new(),
+            reported_ms: vec![0; shards],
+            paused_ms: 0,
+            last_turn_ms: None,
+            gap_ms,
+        }
+    }
+
+    /// Takes the time of a turn and returns our own.
+    pub fn turn(&mut self, now_ms: u64) -> u64 {
+        let gap = now_ms - self.last_turn_ms.unwrap_or(now_ms);
+        if gap > self.gap_ms {
+            self.paused_ms += gap;
+        }
+        self.last_turn_ms = Some(now_ms);
+        now_ms - self.paused_ms
+    }
+
+    /// Starts or restarts a session's clock.
+    pub fn start(&mut self, session: i64, timeout_ms: u64, shard: Option<u16>, ours_ms: u64) {
+        self.remove(session);
+        let deadline_ms = ours_ms + timeout_ms;
+        self.timers.insert(session, Timer { timeout_ms, deadline_ms, queued_ms: deadline_ms, shard });
+        self.queue.insert((deadline_ms, session));
+    }
+
+    /// The session was heard from. Unknown sessions are ignored: they closed meanwhile.
+    pub fn touch(&mut self, session: i64, shard: u16, ours_ms: u64) {
+        if let Some(timer) = self.timers.get_mut(&session).filter(|t| t.shard == Some(shard)) {
+            timer.deadline_ms = timer.deadline_ms.max(ours_ms + timer.timeout_ms);
+        }
+    }
+
+    /// A shard drained its sockets at `at_ms`, real time.
+    pub fn report(&mut self, shard: u16, at_ms: u64) {
+        let at_ms = at_ms.saturating_sub(self.paused_ms);
+        let reported = &mut self.reported_ms[usize::from(shard)];
+        *reported = (*reported).max(at_ms);
+    }
+
+    pub fn remove(&mut self, session: i64) {
+        if let Some(timer) = self.timers.remove(&session) {
+            self.queue.remove(&(timer.queued_ms, session));
+        }
+    }
+
+    /// A session that is due at our time `ours_ms`; call again until None. It stays until removed.
+    pub fn due(&mut self, ours_ms: u64) -> Option<i64> {
+        let mut waiting_for_report = Vec::new();
+        let mut found = None;
+        while let Some(&(queued_ms, session)) = self.queue.first().filter(|(queued_ms, _)| *queued_ms <= ours_ms) {
+            self.queue.remove(&(queued_ms, session));
+            let timer = self.timers.get_mut(&session).expect("what is queued has a timer");
+            timer.queued_ms = timer.deadline_ms;
+            let drained_ms = timer.shard.map_or(ours_ms, |shard| self.reported_ms[usize::from(shard)]);
+            if timer.deadline_ms <= ours_ms && drained_ms < timer.deadline_ms {
+                waiting_for_report.push((timer.deadline_ms, session));
+                continue;
+            }
+            self.queue.insert((timer.deadline_ms, session));
+            if timer.deadline_ms <= ours_ms {
+                found = Some(session);
+                break;
+            }
+        }
+        self.queue.extend(waiting_for_report);
+        found
+    }
+
+    /// Sessions with a clock.
+    pub fn len(&self) -> usize {
+        self.timers.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.timers.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn due(deadlines: &mut Deadlines, ours_ms: u64) -> Vec<i64> {
+        std::iter::from_fn(|| deadlines.due(ours_ms).inspect(|&s| deadlines.remove(s))).collect()
+    }
+
+    #[test]
+    fn silence_expires_and_a_touch_does_not() {
+        let mut d = Deadlines::new(1, 1000);
+        d.turn(0);
+        d.start(1, 100, Some(0), 0);
+        d.start(2, 100, Some(0), 0);
+        d.touch(2, 0, 50);
+        d.report(0, 120);
+        assert!(due(&mut d, 99).is_empty());
+        assert_eq!(due(&mut d, 120), [1]);
+        d.report(0, 151);
+        assert_eq!(due(&mut d, 151), [2]);
+        assert!(d.is_empty());
+    }
+
+    #[test]
+    fn a_shard_that_has_not_drained_its_sockets_expires_nobody() {
+        let mut d = Deadlines::new(2, 1000);
+        d.turn(0);
+        d.start(1, 100, Some(0), 0);
+        d.start(2, 100, Some(1), 0);
+        d.start(3, 100, None, 0);
+        d.report(0, 100);
+        d.report(1, 99);
+        assert_eq!(due(&mut d, 200), [1, 3]);
+        d.report(1, 100);
+        assert_eq!(due(&mut d, 200), [2]);
+    }
+
+    #[test]
+    fn a_gap_in_the_loop_counts_against_nobody() {
+        let mut d = Deadlines::new(1, 1000);
+        let ours = d.turn(0);
+        d.start(1, 100, Some(0), ours);
+        let ours = d.turn(5_000);
+        d.report(0, 5_000);
+        assert!(due(&mut d, ours).is_empty());
+        let ours = d.turn(5_100);
+        d.report(0, 5_100);
+        assert_eq!(due(&mut d, ours), [1]);
+    }
+
+    #[test]
+    fn another_shards_touch_does_not_keep_a_moved_session() {
+        let mut d = Deadlines::new(2, 1000);
+        d.turn(0);
+        d.start(1, 100, Some(0), 0);
+        d.start(1, 100, Some(1), 10);
+        d.touch(1, 0, 100);
+        d.report(1, 200);
+        assert_eq!(due(&mut d, 110), [1]);
+        assert_eq!(d.len(), 0);
+    }
+}
