@@ -79,7 +79,8 @@ pub struct Journal {
     end: u64,
     appended: Position,
     durable: Position,
-    flight: Option<(OpId, Flight, Place)>,
+    /// With the slot and the offset it goes to.
+    flight: Option<(OpId, Flight, u32, u64)>,
     next_op: u64,
     /// Since when the last batch has been durable without any frame saying so.
     unmarked_since_ms: Option<u64>,
@@ -142,7 +143,7 @@ impl Journal {
     /// When [`Journal::tick`] has something to do, in the caller's clock.
     pub fn deadline_ms(&self) -> Option<u64> {
         let mark = self.unmarked_since_ms.filter(|_| self.flight.is_none()).map(|since| since + self.config.mark_idle_ms);
-        [mark, self.space.retry_at_ms()].into_iter().flatten().min()
+        [mark, self.space.retry_at_ms(self.now_ms)].into_iter().flatten().min()
     }
 
     /// Stamps the local header and starts the write. Call only when [`Journal::ready`]; the batch must follow
@@ -187,17 +188,17 @@ impl Journal {
             self.end += frame.bytes().len() as u64;
             assert!(self.end <= self.space.segment_bytes());
         }
-        self.flight = Some((op, flight, Place { sequence: u64::from(segment.slot), offset }));
+        self.flight = Some((op, flight, segment.slot, offset));
         out.push(Effect::Write { op, slot: segment.slot, offset, frame });
     }
 
     /// The write `op` ended. Only this makes batches durable.
     pub fn written(&mut self, op: OpId, result: Result<(), Errno>, now_ms: u64, out: &mut Vec<Effect>) {
         self.now_ms = now_ms;
-        let (expected, flight, at) = self.flight.take().expect("a write is in flight");
+        let (expected, flight, slot, offset) = self.flight.take().expect("a write is in flight");
         assert_eq!(op, expected);
         if let Err(errno) = result {
-            return self.fail(Failure { file: file_name(at.sequence as u32), offset: at.offset, errno }, out);
+            return self.fail(Failure { file: file_name(slot), offset, errno }, out);
         }
         match flight {
             Flight::Header(batch) => {

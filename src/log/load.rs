@@ -5,8 +5,9 @@
 use super::disk::Disk;
 use super::recovery::{Recovered, RecoveryError, judge};
 use super::scan::{FaultKind, ScanFault, SegmentReader, Step, Walk};
-use super::segment::file_name;
+use super::segment::{SegmentHeader, file_name};
 use super::snapshot;
+use crate::limits::BATCH_BYTES_POOLED;
 use crate::wire::aligned::AlignedBuf;
 use crate::wire::batch::{Batch, Position};
 
@@ -54,33 +55,52 @@ impl Recovered {
     ) -> Result<(), RecoveryError> {
         let total = self.bytes_to_load();
         let mut done = self.snapshot_bytes();
-        let mut reached = self.snapshot.map_or(Position::default(), |s| s.position);
-        let mut spare = AlignedBuf::with_capacity(crate::limits::BATCH_BYTES_POOLED);
+        let start = self.snapshot.map_or(Position::default(), |s| s.position);
+        let mut replay = Replay { reached: start, spare: AlignedBuf::with_capacity(BATCH_BYTES_POOLED) };
         for header in &self.segments[self.first_segment..] {
-            let slot = header.slot;
-            let fault = |at, fault| judge(disk, slot, at, fault);
-            let opened = SegmentReader::open(disk, slot, self.superblock.segment_bytes).map_err(|errno| RecoveryError::Io {
-                path: disk.path(&file_name(slot)),
+            let opened = SegmentReader::open(disk, header.slot, self.superblock.segment_bytes).map_err(|errno| RecoveryError::Io {
+                path: disk.path(&file_name(header.slot)),
                 offset: 0,
                 errno,
             })?;
-            let mut reader = opened.expect("recovery has read this file");
-            let mut walk = Walk::new(*header);
-            while let Step::Batch(batch, frame) = walk.next(&mut reader).map_err(|f| fault(reached.zxid, f))? {
-                if batch.first_zxid > reached.zxid {
-                    let (offset, frame_bytes) = (walk.offset - frame.len() as u64, frame.len() as u64);
-                    let checked = Batch::check(copy(frame, spare))
-                        .map_err(|bad| fault(reached.zxid, ScanFault { offset, kind: FaultKind::Batch(bad) }))?;
-                    on_batch(&checked);
-                    reached = checked.position();
-                    spare = checked.into_buffer();
-                    progress(done + offset + frame_bytes, total);
-                }
-            }
+            let reader = opened.expect("recovery has read this file");
+            let run = replay.segment(header, reader, &mut on_batch, |offset| progress(done + offset, total));
+            run.map_err(|fault| judge(disk, header.slot, replay.reached.zxid, fault))?;
             done += self.superblock.segment_bytes;
         }
-        assert_eq!(reached, self.tail, "replay ends where recovery said the log ends");
+        assert_eq!(replay.reached, self.tail, "replay ends where recovery said the log ends");
         progress(total, total);
+        Ok(())
+    }
+}
+
+struct Replay {
+    /// The last batch that State has.
+    reached: Position,
+    spare: AlignedBuf,
+}
+
+impl Replay {
+    fn segment<D: Disk>(
+        &mut self,
+        header: &SegmentHeader,
+        mut reader: SegmentReader<'_, D>,
+        on_batch: &mut impl FnMut(&Batch),
+        mut progress: impl FnMut(u64),
+    ) -> Result<(), ScanFault> {
+        let mut walk = Walk::new(*header);
+        while let Step::Batch(batch, frame) = walk.next(&mut reader)? {
+            if batch.first_zxid <= self.reached.zxid {
+                continue;
+            }
+            let offset = walk.offset - frame.len() as u64;
+            let spare = std::mem::replace(&mut self.spare, AlignedBuf::with_capacity(0));
+            let checked = Batch::check(copy(frame, spare)).map_err(|bad| ScanFault { offset, kind: FaultKind::Batch(bad) })?;
+            on_batch(&checked);
+            self.reached = checked.position();
+            self.spare = checked.into_buffer();
+            progress(walk.offset);
+        }
         Ok(())
     }
 }

@@ -196,13 +196,13 @@ impl<'d, D: Disk> SnapshotFile<'d, D> {
     }
 
     /// Writes the end, syncs file and name, and reads everything back. Only after this may the journal be told.
-    pub fn finish(mut self) -> Result<SnapshotPointer, BadSnapshot> {
-        let encoder = std::mem::replace(&mut self.encoder, Encoder::new(0, Position::default(), &mut Vec::new()));
-        let pointer = encoder.finish(&mut self.pending);
-        self.flush()?;
-        self.disk.sync(&self.file)?;
-        self.disk.sync_names()?;
-        let read = read(self.disk, &self.name, self.cluster, |_| (), |_| ())?;
+    pub fn finish(self) -> Result<SnapshotPointer, BadSnapshot> {
+        let SnapshotFile { disk, file, name, cluster, encoder, mut pending, written, .. } = self;
+        let pointer = encoder.finish(&mut pending);
+        disk.write_at(&file, written, &pending)?;
+        disk.sync(&file)?;
+        disk.sync_names()?;
+        let read = read(disk, &name, cluster, |_| (), |_| ())?;
         if read == pointer { Ok(pointer) } else { Err(BadSnapshot::Other) }
     }
 

@@ -229,8 +229,9 @@ impl Space {
     }
 
     /// When something that was refused is to be tried again.
-    pub fn retry_at_ms(&self) -> Option<u64> {
-        (self.segment_refused || self.snapshot_refused).then_some(self.retry_at_ms)
+    pub fn retry_at_ms(&self, now_ms: u64) -> Option<u64> {
+        let waits = (self.segment_refused || self.snapshot_refused) && self.retry_at_ms > now_ms;
+        waits.then_some(self.retry_at_ms)
     }
 
     /// Starts the next job, if one is due and none is under way.

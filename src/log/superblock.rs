@@ -195,7 +195,7 @@ impl Superblock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim::disk::SimDisk;
+    use crate::sim::disk::{Fault, SimDisk};
 
     fn first() -> Superblock {
         Superblock {
@@ -221,12 +221,42 @@ mod tests {
         let second = Superblock { boot: 6, ..first().successor() };
         second.write(&disk, 0).unwrap();
         assert_eq!(Superblock::read(&disk), Ok(Some((second, 0))));
+        (0..COPIES).for_each(|copy| disk.flip(FILE_NAME, (copy * BLOCK_BYTES + SECTOR_BYTES) as u64, 1));
+        assert_eq!(Superblock::read(&disk), Ok(Some((second, 0))), "nothing counts but the first sector");
         for copy in 0..3 {
             disk.flip(FILE_NAME, copy * BLOCK_BYTES as u64 + 100, 1);
         }
         assert_eq!(Superblock::read(&disk), Ok(Some((second, 3))));
         disk.flip(FILE_NAME, 3 * BLOCK_BYTES as u64 + 500, 1);
         assert_eq!(Superblock::read(&disk), Err(BadSuperblock::Lost));
+    }
+
+    #[test]
+    fn a_power_cut_leaves_the_old_state_or_the_new_one() {
+        for at in 1..=6 {
+            let disk = SimDisk::new(1);
+            first().create(&disk).unwrap();
+            let second = Superblock { boot: 6, ..first().successor() };
+            disk.strike(disk.ops() + at, Fault::PowerCut);
+            assert!(second.write(&disk, 0).is_err());
+            disk.power_on_worst();
+            let (found, _) = Superblock::read(&disk).unwrap().unwrap();
+            assert_eq!(found, if at <= 3 { first() } else { second }, "operation {at}");
+        }
+    }
+
+    #[test]
+    fn the_last_good_copy_is_not_overwritten_first() {
+        for good in 0..COPIES {
+            let disk = SimDisk::new(1);
+            first().create(&disk).unwrap();
+            (0..COPIES).filter(|copy| *copy != good).for_each(|copy| disk.zero(FILE_NAME, (copy * BLOCK_BYTES) as u64, 512));
+            let (found, spare) = Superblock::read(&disk).unwrap().unwrap();
+            disk.strike(disk.ops() + 3, Fault::PowerCut);
+            assert!(found.successor().write(&disk, spare).is_err());
+            disk.power_on_worst();
+            assert_eq!(Superblock::read(&disk).unwrap().unwrap().0, first());
+        }
     }
 
     #[test]

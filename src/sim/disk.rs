@@ -120,6 +120,23 @@ impl Inner {
         if self.off { Err(POWER_OFF) } else { Ok(()) }
     }
 
+    fn power_on(&mut self) {
+        self.fault = None;
+        self.off = false;
+        for inode in 0..self.inodes.len() {
+            self.survive(inode);
+        }
+        let ops = std::mem::take(&mut self.volatile_names);
+        let mut names = std::mem::take(&mut self.durable_names);
+        for op in ops {
+            if self.random().is_multiple_of(2) {
+                Inner::apply_name(&mut names, &op);
+            }
+        }
+        self.names = names.clone();
+        self.durable_names = names;
+    }
+
     /// A file after the power came back: every volatile operation kept, lost, or kept in part.
     fn survive(&mut self, inode: usize) {
         let volatile = std::mem::take(&mut self.inodes[inode].volatile);
@@ -210,20 +227,22 @@ impl SimDisk {
     pub fn power_on(&self, seed: u64) {
         let mut inner = self.0.borrow_mut();
         inner.random = inner.random.rotate_left(17) ^ seed;
-        inner.fault = None;
-        inner.off = false;
+        inner.power_on();
+    }
+
+    /// As [`SimDisk::power_on`], but everything that was being written is garbage.
+    pub fn power_on_worst(&self) {
+        let mut inner = self.0.borrow_mut();
         for inode in 0..inner.inodes.len() {
-            inner.survive(inode);
-        }
-        let ops = std::mem::take(&mut inner.volatile_names);
-        let mut names = std::mem::take(&mut inner.durable_names);
-        for op in ops {
-            if inner.random().is_multiple_of(2) {
-                Inner::apply_name(&mut names, &op);
+            let mut ops = std::mem::take(&mut inner.inodes[inode].volatile);
+            for op in &mut ops {
+                if let Volatile::Write { bytes, .. } = op {
+                    bytes.fill_with(|| inner.random() as u8);
+                }
+                Inode::apply(&mut inner.inodes[inode].durable, op);
             }
         }
-        inner.names = names.clone();
-        inner.durable_names = names;
+        inner.power_on();
     }
 
     /// The end of [`Fault::Full`].

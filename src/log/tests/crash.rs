@@ -14,15 +14,22 @@ fn ops(seed: u64) -> u64 {
     disk.ops()
 }
 
+fn power_back(disk: &SimDisk, dice: &mut Dice) {
+    match dice.roll(4) {
+        0 => disk.power_on_worst(),
+        _ => disk.power_on(dice.roll(u64::MAX)),
+    }
+}
+
 /// Turns the power on and, one time in two, off again at one of the first operations of the next start.
 fn power_on(disk: &SimDisk, model: &mut Model, dice: &mut Dice) {
-    disk.power_on(dice.roll(u64::MAX));
+    power_back(disk, dice);
     while dice.roll(2) == 0 {
         disk.strike(disk.ops() + 1 + dice.roll(8), Fault::PowerCut);
         if let Ok(found) = start(disk, model) {
             model.restart(disk, &found);
         }
-        disk.power_on(dice.roll(u64::MAX));
+        power_back(disk, dice);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The medium changes what was durable: that is reported, never dropped in silence. What was not durable is cut.
 
-use super::world::{Model, SEGMENT_BYTES, Server, start};
+use super::world::{Model, SEGMENT_BYTES, Server, batch_of, start};
 use crate::limits::BLOCK_BYTES;
 use crate::log::disk::Disk;
 use crate::log::loss::describe_loss;
@@ -115,6 +115,21 @@ fn damage_in_a_tail_that_nobody_vouches_for_is_cut() {
         assert!(found.cut.is_some() || found.tail == model.tail());
         Server::run(&copy, &mut model, 8, 20).unwrap();
     }
+}
+
+#[test]
+fn a_frame_that_was_cut_never_comes_back() {
+    let (disk, mut model) = (SimDisk::new(7), Model::default());
+    let mut server = Server::run(&disk, &mut model, 7, 0).unwrap();
+    let before = inspect(&disk).unwrap();
+    let batch = batch_of(model.tail(), model.tail().zxid + 1, &[3000]);
+    server.append(&mut model, batch).unwrap();
+    let torn_at = before.end + 2000;
+    disk.flip("log.0000", torn_at, 1);
+    assert_eq!(open(&disk).unwrap().cut, Some(("sim/log.0000".to_string(), before.end)));
+    // The next write at this place is torn too, and just the sector that was missing arrives.
+    disk.flip("log.0000", torn_at, 1);
+    assert_eq!(open(&disk).unwrap().tail, before.tail);
 }
 
 #[test]
