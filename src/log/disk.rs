@@ -39,7 +39,7 @@ pub trait Disk {
     /// A new empty file. A file that had the name is removed first.
     fn create(&self, name: &str) -> Result<Self::File, Errno>;
     fn len(&self, file: &Self::File) -> Result<u64, Errno>;
-    /// Makes the file `bytes` long with its room reserved; new bytes read as zero. Fails early when the disk is full.
+    /// Makes the file `bytes` long; new bytes read as zero. Whether room is reserved depends on the disk.
     fn allocate(&self, file: &Self::File, bytes: u64) -> Result<(), Errno>;
     /// Fills `buf` or fails; reading past the end is EIO.
     fn read_at(&self, file: &Self::File, offset: u64, buf: &mut [u8]) -> Result<(), Errno>;

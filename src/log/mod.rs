@@ -30,7 +30,7 @@ pub mod space;
 pub mod superblock;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use journal::{Effect, Failure, Frame, Journal, OpId};
 pub use space::{Job, LogConfig};

@@ -66,7 +66,8 @@ pub struct Format {
     pub cluster: u128,
     pub server: u64,
     pub incarnation: u128,
-    /// Size of a segment, whole blocks, at least [`SEGMENT_BYTES_MIN`]; large enough for the largest batch that will come.
+    /// Size of a segment, whole blocks. At least [`SEGMENT_BYTES_MIN`]; a server uses `segment::SEGMENT_BYTES_SERVING_MIN`
+    /// or more, so that the largest transaction fits.
     pub segment_bytes: u64,
 }
 

@@ -9,7 +9,7 @@
 //! Refuses to judge: it says what a block is, `scan` says where the log ends and `recovery` what that means.
 
 use super::disk::{Disk, Errno};
-use crate::limits::BLOCK_BYTES;
+use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES, TXN_BYTES_MAX};
 use crate::wire::aligned::AlignedBuf;
 use crate::wire::batch::{Batch, LOCAL_HEADER_BYTES, Position};
 use crc32c::{crc32c, crc32c_append};
@@ -18,6 +18,10 @@ use crc32c::{crc32c, crc32c_append};
 pub const FIRST_FRAME: u64 = BLOCK_BYTES as u64;
 /// The smallest segment that makes sense: header, one frame, one mark, one more frame.
 pub const SEGMENT_BYTES_MIN: u64 = 4 * BLOCK_BYTES as u64;
+/// The smallest segment a server may be formatted with: the largest transaction fits with its header and a mark.
+pub const SEGMENT_BYTES_SERVING_MIN: u64 = 16 << 20;
+const _: () = assert!((TXN_BYTES_MAX + 4 * BLOCK_BYTES) as u64 <= SEGMENT_BYTES_SERVING_MIN);
+const _: () = assert!(SEGMENT_BYTES as u64 >= SEGMENT_BYTES_SERVING_MIN);
 /// File names have four digits.
 pub const SLOTS_MAX: u32 = 10_000;
 

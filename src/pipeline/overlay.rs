@@ -47,8 +47,11 @@ pub struct Overlay {
     /// Which entries may go once a zxid is applied, in zxid order.
     order: VecDeque<(u64, u64)>,
     /// While a multi is prepared: how to take back what it changed.
-    undo: Option<Vec<(u64, Box<str>, Option<Entry>)>>,
+    undo: Option<Vec<Undo>>,
 }
+
+/// A path and what the overlay said of it before.
+type Undo = (u64, Box<str>, Option<Entry>);
 
 impl Overlay {
     /// None: the overlay says nothing. Some(None): proposed to be deleted.

@@ -4,7 +4,7 @@
 
 use super::auth::{self, AuthConfig, IdRef, perm};
 use super::overlay::{AclView, NodeView, Overlay};
-use crate::tree::owner::{Owner, TTL_MS_MAX};
+use crate::tree::owner::{CONTAINER, Owner, TTL_MS_MAX};
 use crate::tree::{AclId, State, path as paths};
 use crate::wire::jute::Reader;
 use crate::wire::request::{self as wire, AclList, Request, opcode};
@@ -259,7 +259,11 @@ impl Prepare {
                 continue;
             }
             match self.change(asker, &request) {
-                Ok(change) => {
+                Ok(mut change) => {
+                    // Inside a multi every container is answered like create2.
+                    if let Planned::Create { owner: CONTAINER, with_stat, .. } = &mut change {
+                        *with_stat = true;
+                    }
                     planned.push(change);
                     codes.push(code::OK);
                 }

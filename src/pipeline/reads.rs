@@ -5,13 +5,12 @@
 use super::auth::{self, AuthConfig, perm};
 use super::conn::Identities;
 use super::message::ConnId;
-use crate::tree::{AclId, NodeRef, State};
+use crate::tree::{AclId, NodeRef, State, path};
 use crate::watch::{WatchKind, WatcherType, Watches};
 use crate::wire::jute;
 use crate::wire::record::{Acl, event, xid as xids};
 use crate::wire::request::{DecodeError, Request, SetWatches, opcode};
 use crate::wire::response::{self, code};
-use std::borrow::Cow;
 
 /// What an answer needs besides the request.
 pub struct Reads<'a> {
@@ -89,8 +88,13 @@ impl Reads<'_> {
         auth::permits(self.auth, acl, need, self.ids.list.iter().map(|id| (id.scheme.as_str(), id.id.as_str())))
     }
 
+    /// The node a read names. The empty path is the root too, as in ZooKeeper's table.
+    fn find(&self, path: &str) -> Option<NodeRef<'_>> {
+        self.state.find(if path.is_empty() { path::ROOT } else { path })
+    }
+
     fn readable(&self, path: &str) -> Result<NodeRef<'_>, i32> {
-        let node = self.state.find(path).ok_or(code::NO_NODE)?;
+        let node = self.find(path).ok_or(code::NO_NODE)?;
         let open = node.acl_id() == AclId::OPEN || self.permits(self.state.acl(node.acl_id()), perm::READ);
         if open { Ok(node) } else { Err(code::NO_AUTH) }
     }
@@ -131,7 +135,7 @@ impl Reads<'_> {
     }
 
     fn get_acl(&self, path: &str, out: &mut Vec<u8>) -> Answer {
-        let node = self.state.find(path).ok_or(code::NO_NODE)?;
+        let node = self.find(path).ok_or(code::NO_NODE)?;
         let acl = self.state.acl(node.acl_id());
         if !self.permits(acl, perm::READ | perm::ADMIN) {
             return Err(code::NO_AUTH);
@@ -179,6 +183,7 @@ impl Reads<'_> {
         let mark = out.len();
         jute::write_i32(out, 0);
         let mut count = 0i32;
+        let prefix = if prefix.trim().is_empty() { "" } else { prefix };
         for path in self.state.ephemerals(self.session).into_iter().filter(|path| path.starts_with(prefix)) {
             jute::write_string(out, &path);
             count += 1;
@@ -231,20 +236,20 @@ impl Reads<'_> {
     fn set_watches(&mut self, set: &SetWatches<'_>, out: &mut Vec<u8>) {
         let seen = set.relative_zxid;
         for path in set.data.iter() {
-            match self.state.find(&path).map(|node| node.stat().mzxid) {
+            match self.find(&path).map(|node| node.stat().mzxid) {
                 None => catch_up(event::NODE_DELETED, &path, out),
                 Some(mzxid) if mzxid > seen => catch_up(event::NODE_DATA_CHANGED, &path, out),
                 Some(_) => self.watches.add(&path, self.conn, WatchKind::Data),
             }
         }
         for path in set.exist.iter() {
-            match self.state.find(&path) {
+            match self.find(&path) {
                 Some(_) => catch_up(event::NODE_CREATED, &path, out),
                 None => self.watches.add(&path, self.conn, WatchKind::Data),
             }
         }
         for path in set.child.iter() {
-            match self.state.find(&path).map(|node| node.stat().pzxid) {
+            match self.find(&path).map(|node| node.stat().pzxid) {
                 None => catch_up(event::NODE_DELETED, &path, out),
                 Some(pzxid) if pzxid > seen => catch_up(event::NODE_CHILDREN_CHANGED, &path, out),
                 Some(_) => self.watches.add(&path, self.conn, WatchKind::Child),
@@ -255,6 +260,6 @@ impl Reads<'_> {
     }
 }
 
-fn catch_up(kind: i32, path: &Cow<'_, str>, out: &mut Vec<u8>) {
+fn catch_up(kind: i32, path: &str, out: &mut Vec<u8>) {
     response::watch_event(out, u64::MAX, kind, path);
 }

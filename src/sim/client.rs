@@ -105,7 +105,7 @@ impl Client {
         let path = *dice.pick(&PATHS);
         let watch = dice.chance(40);
         let version = if dice.chance(70) { -1 } else { dice.below(3) as i32 };
-        let data = dice.next().to_be_bytes();
+        let data = dice.roll().to_be_bytes();
         let create = |path: &'static str, flags| Create { path: path.into(), data: Some(&data), acl: OPEN_ACL, flags };
         match dice.below(100) {
             0..25 => self.ask(&Request::GetData { path: path.into(), watch }, Asked::Get { path, watch }),

@@ -15,6 +15,9 @@ const SECTOR: usize = 512;
 pub enum Fault {
     /// The power goes during the operation: it may have happened in part, and nothing works until [`SimDisk::power_on`].
     PowerCut,
+    /// The process dies during the operation, which happens. Nothing works until [`SimDisk::restart`]; the next process
+    /// sees what is volatile, a later power cut may still lose it.
+    Kill,
     /// The operation fails with this error after a part of a write has been done. Volatile writes of a file whose sync
     /// failed are forgotten, and later syncs of them say nothing (as Linux does).
     Error(Errno),
@@ -22,7 +25,7 @@ pub enum Fault {
     Full,
 }
 
-/// What every operation answers while the power is off.
+/// What every operation answers while the power or the process is gone.
 pub const POWER_OFF: Errno = Errno(5);
 
 #[derive(Clone)]
@@ -104,7 +107,7 @@ impl Inner {
         if let Some((at, fault)) = self.fault
             && at == self.ops
         {
-            self.off = fault == Fault::PowerCut;
+            self.off = matches!(fault, Fault::PowerCut | Fault::Kill);
             self.full |= fault == Fault::Full;
             if fault != Fault::Full {
                 return Ok(Some(fault));
@@ -191,9 +194,16 @@ impl SimDisk {
         self.0.borrow_mut().fault = Some((at, fault));
     }
 
-    /// Whether a power cut has struck.
+    /// Whether the power or the process is gone.
     pub fn is_off(&self) -> bool {
         self.0.borrow().off
+    }
+
+    /// The end of [`Fault::Kill`].
+    pub fn restart(&self) {
+        let mut inner = self.0.borrow_mut();
+        inner.fault = None;
+        inner.off = false;
     }
 
     /// Cuts the power, if it is still on, and turns it on again: what was volatile survives as `seed` will have it.
@@ -325,7 +335,7 @@ impl Disk for SimDisk {
         let fault = inner.strike(false)?;
         let inode = &mut inner.inodes[file.0];
         match fault {
-            None | Some(Fault::Full) => {
+            None | Some(Fault::Full | Fault::Kill) => {
                 for op in inode.volatile.drain(..) {
                     Inode::apply(&mut inode.durable, &op);
                 }
@@ -367,7 +377,7 @@ impl Disk for SimDisk {
 fn outcome(fault: Option<Fault>) -> Result<(), Errno> {
     match fault {
         None | Some(Fault::Full) => Ok(()),
-        Some(Fault::PowerCut) => Err(POWER_OFF),
+        Some(Fault::PowerCut | Fault::Kill) => Err(POWER_OFF),
         Some(Fault::Error(errno)) => Err(errno),
     }
 }

@@ -9,7 +9,7 @@ impl Dice {
         Dice(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,7 +20,7 @@ impl Dice {
     /// 0..n.
     pub fn below(&mut self, n: usize) -> usize {
         assert!(n > 0);
-        (self.next() % n as u64) as usize
+        (self.roll() % n as u64) as usize
     }
 
     /// True in `percent` of 100 cases.

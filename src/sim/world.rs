@@ -153,7 +153,7 @@ impl World {
     fn connect(&mut self, i: usize) {
         let shard = self.dice.below(self.plan.shards);
         let mut entropy = [0; 16];
-        entropy[..8].copy_from_slice(&self.dice.next().to_be_bytes());
+        entropy[..8].copy_from_slice(&self.dice.roll().to_be_bytes());
         let peer = "127.0.0.1:1000".parse().expect("an address");
         let replica = &mut self.running.shards[shard].replica;
         let conn = replica.accept(peer, Census::default(), entropy).expect("there is no limit");
@@ -327,7 +327,7 @@ impl World {
             let file = self.disk.open(&file_name(slot)).expect("the disk works").expect("the slot exists");
             self.disk.write_at(&file, offset, frame.bytes()).expect("the disk works");
         }
-        self.disk.power_on(self.dice.next());
+        self.disk.power_on(self.dice.roll());
         self.report.power_cuts += 1;
         self.report.batches += self.running.published.len() as u64;
         self.running = Running::start(&self.plan, &self.disk, self.now_ms, &mut self.history, &mut self.digests, &mut self.chains);

@@ -32,6 +32,11 @@ fn story(seed: u64, at: u64, fault: Fault, subset: u64) {
     disk.strike(at, fault);
     assert!(Server::run(&disk, &mut model, seed, STEPS).is_err(), "seed {seed}, operation {at}: {fault:?} went unnoticed");
     let mut dice = Dice(at << 32 | subset);
+    if fault == Fault::Kill {
+        disk.restart();
+        let found = start(&disk, &mut model).unwrap();
+        model.restart(&disk, &found);
+    }
     power_on(&disk, &mut model, &mut dice);
     Server::run(&disk, &mut model, seed + 100, 12).unwrap();
     power_on(&disk, &mut model, &mut dice);
@@ -44,6 +49,15 @@ fn power_cut_at_every_operation() {
     for seed in SEEDS {
         for at in 1..=ops(seed) {
             (0..4).for_each(|subset| story(seed, at, Fault::PowerCut, subset));
+        }
+    }
+}
+
+#[test]
+fn a_process_killed_at_every_operation_claims_nothing_that_a_power_cut_takes_back() {
+    for seed in SEEDS {
+        for at in 1..=ops(seed) {
+            (0..2).for_each(|subset| story(seed, at, Fault::Kill, subset));
         }
     }
 }

@@ -3,4 +3,4 @@
 mod crash;
 mod damage;
 mod space;
-mod world;
+pub(crate) mod world;

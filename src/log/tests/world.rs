@@ -7,7 +7,6 @@ use crate::log::recovery::{self, Format, Recovered, RecoveryError};
 use crate::log::segment::file_name;
 use crate::log::snapshot::{BadSnapshot, SnapshotFile};
 use crate::log::{Effect, Failure, Job, Journal, LogConfig};
-use crate::sim::disk::SimDisk;
 use crate::wire::aligned::AlignedBuf;
 use crate::wire::batch::{Batch, BatchBuilder, Position};
 use crate::wire::txn::{Change, Op, Origin, Txn};
@@ -56,7 +55,7 @@ impl Model {
     }
 
     /// Loads everything and compares: nothing acknowledged is missing, nothing is there that was not appended.
-    pub fn check(&self, disk: &SimDisk, found: &Recovered) -> usize {
+    pub fn check<D: Disk>(&self, disk: &D, found: &Recovered) -> usize {
         let start = found.snapshot.map_or(Position::default(), |s| s.position);
         let mut chunks = Vec::new();
         found.load_snapshot(disk, |chunk| chunks.extend_from_slice(chunk), |_, _| ()).unwrap();
@@ -75,7 +74,7 @@ impl Model {
     }
 
     /// A restart: what was not acknowledged and not found never was.
-    pub fn restart(&mut self, disk: &SimDisk, found: &Recovered) {
+    pub fn restart<D: Disk>(&mut self, disk: &D, found: &Recovered) {
         let count = self.check(disk, found);
         self.history.truncate(count);
         self.acked = count;
@@ -101,7 +100,7 @@ pub fn batch_of(after: Position, first_zxid: u64, sizes: &[usize]) -> Batch {
 }
 
 /// Opens the directory, formatting it first if need be, as a start of the server does.
-pub fn start(disk: &SimDisk, model: &mut Model) -> Result<Recovered, RecoveryError> {
+pub fn start<D: Disk>(disk: &D, model: &mut Model) -> Result<Recovered, RecoveryError> {
     match recovery::open(disk) {
         Err(RecoveryError::Unformatted { .. }) => {
             assert!(!model.formatted, "a formatted directory stays one");
@@ -117,8 +116,8 @@ pub fn start(disk: &SimDisk, model: &mut Model) -> Result<Recovered, RecoveryErr
 }
 
 /// A running server.
-pub struct Server<'d> {
-    pub disk: &'d SimDisk,
+pub struct Server<'d, D: Disk> {
+    pub disk: &'d D,
     pub journal: Journal,
     pub now_ms: u64,
     jobs: Vec<Job>,
@@ -126,14 +125,14 @@ pub struct Server<'d> {
     snapshot: Option<Position>,
 }
 
-impl<'d> Server<'d> {
-    pub fn new(disk: &'d SimDisk, found: &Recovered, seed: u64) -> Server<'d> {
+impl<'d, D: Disk> Server<'d, D> {
+    pub fn new(disk: &'d D, found: &Recovered, seed: u64) -> Server<'d, D> {
         let journal = Journal::new(found, CONFIG, u128::from(seed));
         Server { disk, journal, now_ms: 1000, jobs: Vec::new(), dice: Dice(seed), snapshot: None }
     }
 
     /// A start and `steps` random steps. Err when the process would end.
-    pub fn run(disk: &'d SimDisk, model: &mut Model, seed: u64, steps: u32) -> Result<Server<'d>, Failure> {
+    pub fn run(disk: &'d D, model: &mut Model, seed: u64, steps: u32) -> Result<Server<'d, D>, Failure> {
         let failed = |error: RecoveryError| Failure { file: format!("start: {error}"), offset: 0, errno: Errno::EIO };
         let found = start(disk, model).map_err(failed)?;
         model.restart(disk, &found);
@@ -233,14 +232,14 @@ impl<'d> Server<'d> {
     }
 }
 
-fn write(disk: &SimDisk, slot: u32, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
+fn write<D: Disk>(disk: &D, slot: u32, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
     let file = disk.open(&file_name(slot))?.expect("a slot that exists");
     assert!(offset + bytes.len() as u64 <= disk.len(&file)?, "a segment never grows");
     disk.write_at(&file, offset, bytes)?;
     disk.sync(&file)
 }
 
-fn write_snapshot(disk: &SimDisk, position: Position) -> Result<crate::log::snapshot::SnapshotPointer, BadSnapshot> {
+fn write_snapshot<D: Disk>(disk: &D, position: Position) -> Result<crate::log::snapshot::SnapshotPointer, BadSnapshot> {
     let mut file = SnapshotFile::create(disk, CLUSTER, position)?;
     let state = snapshot_of(position);
     let (first, rest) = state.split_at(50);

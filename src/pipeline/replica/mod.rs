@@ -467,8 +467,8 @@ impl Replica {
     /// The reply goes out at once, before anything that waits (T16).
     fn authenticate(&mut self, conn: &mut Conn, xid: i32, body: &[u8]) {
         let added = match Request::decode(opcode::AUTH, body) {
-            Ok(Request::Auth { scheme, credentials }) => {
-                auth::authenticate(&self.config.auth, &scheme, credentials.unwrap_or(&[]), conn.peer.ip().to_canonical())
+            Ok(Request::Auth { scheme, credentials: Some(credentials) }) => {
+                auth::authenticate(&self.config.auth, &scheme, credentials, conn.peer.ip().to_canonical())
             }
             _ => None,
         };

@@ -1,0 +1,129 @@
+//! CPU time and memory of a process, from /proc: the sum over its threads' schedstat (ns), and the resident set.
+//! Time of threads that end between two looks is missed; everything else is exact to a scheduler tick.
+//! Refuses to guess: a process that cannot be read is an error.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+/// A process that cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+#[error("process {pid}: {reason}")]
+pub struct ProcessError {
+    pid: u32,
+    reason: String,
+}
+
+/// One look at a process.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sample {
+    /// Run time of every thread, ns.
+    threads: BTreeMap<u32, u64>,
+    pub rss_bytes: u64,
+}
+
+impl Sample {
+    /// Looks at a process now.
+    pub fn of(pid: u32) -> Result<Sample, ProcessError> {
+        let error = |reason: String| ProcessError { pid, reason };
+        let mut threads = BTreeMap::new();
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).map_err(|e| error(e.to_string()))?;
+        for task in tasks.flatten() {
+            // A thread may end between the listing and the look.
+            let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else { continue };
+            let (Some(tid), Some(run_ns)) = (task.file_name().to_str().and_then(|name| name.parse().ok()), first_number(&text)) else {
+                continue;
+            };
+            threads.insert(tid, run_ns);
+        }
+        if threads.is_empty() {
+            return Err(error("no readable thread in /proc (does the kernel have schedstat?)".into()));
+        }
+        let rss_bytes = rss_bytes(pid).ok_or_else(|| error("no readable resident set in /proc".into()))?;
+        Ok(Sample { threads, rss_bytes })
+    }
+
+    /// CPU time used since an earlier look, ns.
+    pub fn cpu_ns_since(&self, earlier: &Sample) -> u64 {
+        self.threads.iter().map(|(tid, run_ns)| run_ns.saturating_sub(earlier.threads.get(tid).copied().unwrap_or(0))).sum()
+    }
+}
+
+fn first_number(text: &str) -> Option<u64> {
+    text.split_whitespace().next()?.parse().ok()
+}
+
+/// smaps_rollup counts exactly; status is the kernel's cheaper estimate, readable in more places.
+fn rss_bytes(pid: u32) -> Option<u64> {
+    let from = |file: &str, field: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+        Some(first_number(line)? * 1024)
+    };
+    from("smaps_rollup", "Rss:").or_else(|| from("status", "VmRSS:"))
+}
+
+/// Several server processes together, and this one.
+pub struct Watched {
+    pub servers: Vec<u32>,
+}
+
+/// One look at everything that is watched.
+#[derive(Clone, Debug)]
+pub struct Look {
+    servers: Vec<Sample>,
+    own: Sample,
+}
+
+impl Watched {
+    pub fn look(&self) -> Result<Look, ProcessError> {
+        let servers = self.servers.iter().map(|&pid| Sample::of(pid)).collect::<Result<_, _>>()?;
+        Ok(Look { servers, own: Sample::of(std::process::id())? })
+    }
+}
+
+impl Look {
+    /// CPU time of all servers since an earlier look, ns; None if none is watched.
+    pub fn server_cpu_ns_since(&self, earlier: &Look) -> Option<u64> {
+        let pairs = self.servers.iter().zip(&earlier.servers);
+        (!self.servers.is_empty()).then(|| pairs.map(|(now, before)| now.cpu_ns_since(before)).sum())
+    }
+
+    pub fn own_cpu_ns_since(&self, earlier: &Look) -> u64 {
+        self.own.cpu_ns_since(&earlier.own)
+    }
+
+    /// Resident set of all servers; None if none is watched.
+    pub fn server_rss_bytes(&self) -> Option<u64> {
+        (!self.servers.is_empty()).then(|| self.servers.iter().map(|sample| sample.rss_bytes).sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_cpu_time_and_memory_are_seen() {
+        let watched = Watched { servers: vec![std::process::id()] };
+        let before = watched.look().unwrap();
+        let start = std::time::Instant::now();
+        let ballast = vec![1u8; 64 << 20];
+        while start.elapsed().as_millis() < 60 {
+            std::hint::black_box(&ballast);
+        }
+        let after = watched.look().unwrap();
+        assert!(after.own_cpu_ns_since(&before) > 5_000_000);
+        assert!(after.server_rss_bytes().unwrap() > before.server_rss_bytes().unwrap() + (48 << 20));
+    }
+
+    #[test]
+    fn threads_that_came_and_went_do_not_count_backwards() {
+        let sample = |threads: &[(u32, u64)]| Sample { threads: threads.iter().copied().collect(), rss_bytes: 0 };
+        assert_eq!(sample(&[(1, 50), (3, 7)]).cpu_ns_since(&sample(&[(1, 20), (2, 1000)])), 37);
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_is_an_error() {
+        assert!(Sample::of(u32::MAX / 2).is_err());
+    }
+}
