@@ -145,7 +145,10 @@ fn mistakes_in_a_zoo_cfg() {
         ("dataDir=/d\nminSessionTimeout=\\\n  50000\nmaxSessionTimeout=40000\n", "zoo.cfg:2: session.timeout_ms_min = 50000 is above "),
         ("dataDir=/d\nsecureClientPort=2281\n", "zoo.cfg:2: secureClientPort without clientPort: there is no TLS yet"),
         ("dataDir=/d\ndynamicConfigFile=/x\n", "zoo.cfg:2: dynamicConfigFile: membership in a file of its own"),
-        ("dataDir=/d\nserver.1=a:1:2\nserver.2=b:1:2\nserver.3=c:1:2\n", "zoo.cfg:3: 3 servers are listed, but there are no ensembles yet"),
+        (
+            "dataDir=/d\nserver.1=a:1:2\nserver.2=b:1:2\nserver.3=c:1:2\n",
+            "zoo.cfg:3: server.2 is one of 3 servers, but there are no ensembles yet",
+        ),
         ("dataDir=/d\nserver.1=a:1:2:observer\n", "zoo.cfg:2: the only server is an observer"),
         ("dataDir=/d\nserver.1=a\n", "zoo.cfg:2: server.1: bad value \"a\", allowed: server.ID = HOST:PORT:PORT"),
         ("dataDir=/d\nclientPort=1\nserver.1=a:1:2;3\n", "zoo.cfg:3: client port 3 contradicts clientPort 1"),
