@@ -246,10 +246,191 @@ fn environment(stats: &ServerStats) -> String {
     line(&mut out, "zookeeper.version=", VERSION);
     line(&mut out, "host.name=", &host.name);
     line(&mut out, "os.name=", "Linux");
-    line(&mut out, "os.arch=", std::env::consts::ARCH);
+    line(&mut out, "os.arch=", if cfg!(target_arch = "x86_64") { "amd64" } else { std::env::consts::ARCH });
     line(&mut out, "os.version=", &host.os_version);
     line(&mut out, "user.name=", &host.user);
     line(&mut out, "user.home=", &host.home);
     line(&mut out, "user.dir=", &host.working_dir);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Host, Mode, Settings};
+    use super::*;
+
+    /// What the captured server says in place of our version.
+    const CAPTURED: &str = "3.9.3-c26634f34490bb0ea7a09cc51e05ede3b4e320ee, built on 2024-10-17 23:21 UTC";
+
+    macro_rules! captured {
+        ($word:literal) => {
+            include_str!(concat!("../../tests/golden/fourletter/", $word, ".txt")).replace(CAPTURED, VERSION)
+        };
+    }
+
+    fn connection(port: u16, reading: bool, packets: (u64, u64), session: Option<SessionStats>) -> ConnectionStats {
+        let peer = ([127, 0, 0, 1], port).into();
+        ConnectionStats { peer, reading, queued: 0, received: packets.0, sent: packets.1, session }
+    }
+
+    fn session(id: i64, last_op: &'static str, established_ms: i64, last_response_ms: u64, latency: Latency) -> SessionStats {
+        let last_latency_ms = u64::from(last_op == "CREA");
+        SessionStats {
+            id,
+            last_op,
+            established_ms,
+            timeout_ms: 30_000,
+            last_cxid: 3,
+            last_zxid: 5,
+            last_response_ms,
+            last_latency_ms,
+            latency,
+        }
+    }
+
+    /// The server that the captured answers came from, at the moment of `srvr`.
+    fn stats() -> ServerStats {
+        let first = Latency { min_ms: 0, max_ms: 5, sum_ms: 13, count: 4 };
+        let second = Latency { min_ms: 0, max_ms: 1, sum_ms: 2, count: 4 };
+        ServerStats {
+            serving: true,
+            mode: Mode::Standalone,
+            latency: Latency { min_ms: 0, max_ms: 5, sum_ms: 15, count: 8 },
+            packets_received: 13,
+            packets_sent: 12,
+            connection_count: 3,
+            connections: vec![
+                connection(39322, false, (1, 0), None),
+                connection(39282, true, (4, 4), Some(session(0x100003a5b150000, "CREA", 1795548562534, 3824541, first))),
+                connection(39296, true, (4, 4), Some(session(0x100003a5b150001, "ADDW", 1795548562544, 3824545, second))),
+            ],
+            outstanding: 0,
+            zxid: 5,
+            node_count: 8,
+            ephemeral_count: 2,
+            data_bytes: 60,
+            session_count: 2,
+            watch_count: 2,
+            watching_connections: 1,
+            watched_paths: 2,
+            uptime_ms: 193,
+            open_files: 43,
+            open_files_max: 20_000,
+            data_dir_bytes: 67_109_358,
+            log_dir_bytes: 67_109_358,
+            settings: Settings {
+                client_port: 50917,
+                data_dir: "/golden/data/version-2".into(),
+                log_dir: "/golden/data/version-2".into(),
+                tick_time_ms: 2000,
+                connections_per_address_max: 60,
+                session_timeout_ms_min: 4000,
+                session_timeout_ms_max: 40_000,
+                backlog: 50,
+                server_id: 0,
+            },
+            host: Host::default(),
+        }
+    }
+
+    fn ask(word: &str, stats: &ServerStats) -> String {
+        answer(word.as_bytes().try_into().unwrap(), Whitelist::All, stats)
+    }
+
+    #[test]
+    fn answers_are_those_of_a_real_server() {
+        assert_eq!(ask("ruok", &stats()), captured!("ruok"));
+        assert_eq!(ask("isro", &stats()), captured!("isro"));
+        assert_eq!(ask("srvr", &stats()), captured!("srvr"));
+        assert_eq!(ask("cons", &stats()), captured!("cons"));
+        assert_eq!(ask("dirs", &stats()), captured!("dirs"));
+        assert_eq!(ask("wchs", &stats()), captured!("wchs"));
+        // Ours knows its backlog, Java leaves it to the JDK.
+        assert_eq!(ask("conf", &stats()), captured!("conf").replace("Backlog=-1", "Backlog=50"));
+        let refused = answer(*b"ruok", Whitelist::default(), &stats());
+        assert_eq!(refused, captured!("refused"));
+    }
+
+    #[test]
+    fn stat_is_srvr_with_clients() {
+        let mut stats = stats();
+        stats.connections = [(39282, true, (4, 4)), (39316, false, (1, 0)), (39296, true, (4, 4))]
+            .map(|(port, reading, packets)| connection(port, reading, packets, None))
+            .into();
+        (stats.packets_received, stats.packets_sent) = (14, 13);
+        assert_eq!(ask("stat", &stats), captured!("stat"));
+    }
+
+    #[test]
+    fn every_metric_of_ours_is_one_of_zookeepers_with_its_value() {
+        let mut stats = stats();
+        (stats.packets_received, stats.packets_sent, stats.watch_count) = (18, 17, 3);
+        let captured = captured!("mntr");
+        let theirs: Vec<&str> = captured.lines().collect();
+        let ours = ask("mntr", &stats);
+        for line in ours.lines() {
+            assert!(theirs.contains(&line), "{line}");
+        }
+        assert_eq!(ours.lines().take(2).collect::<Vec<_>>(), theirs[..2]);
+    }
+
+    #[test]
+    fn the_environment_has_the_names_of_a_real_server() {
+        let captured = captured!("envi");
+        let names: Vec<&str> = captured.lines().map(|line| line.split('=').next().unwrap()).collect();
+        let ours = ask("envi", &stats());
+        assert!(ours.lines().all(|line| names.contains(&line.split('=').next().unwrap())), "{ours}");
+        assert!(ours.starts_with(&format!("Environment:\nzookeeper.version={VERSION}\n")));
+    }
+
+    #[test]
+    fn averages_are_written_as_java_does() {
+        let average = |sum_ms, count| average(Latency { min_ms: 0, max_ms: 0, sum_ms, count });
+        assert_eq!([average(0, 0), average(0, 7), average(4, 3), average(5, 2), average(20, 2)], ["0.0", "0.0", "1.3333", "2.5", "10.0"]);
+    }
+
+    #[test]
+    fn latencies_of_cores_add_up() {
+        let mut all = Latency::default();
+        all.merge(Latency { min_ms: 2, max_ms: 4, sum_ms: 6, count: 2 });
+        all.merge(Latency::default());
+        all.merge(Latency { min_ms: 1, max_ms: 1, sum_ms: 1, count: 1 });
+        assert_eq!(all, Latency { min_ms: 1, max_ms: 4, sum_ms: 7, count: 3 });
+    }
+
+    #[test]
+    fn a_server_that_does_not_serve_says_so() {
+        let mut stats = stats();
+        stats.serving = false;
+        assert_eq!((ask("ruok", &stats).as_str(), ask("isro", &stats).as_str()), ("imok", "null"));
+        assert_eq!(ask("mntr", &stats), "This ZooKeeper instance is not currently serving requests\n");
+        stats.serving = true;
+        stats.mode = Mode::ReadOnly;
+        assert_eq!(ask("isro", &stats), "ro");
+        assert!(ask("srvr", &stats).contains("UTC\nREAD-ONLY mode; serving only read-only clients\nLatency"));
+    }
+
+    #[test]
+    fn addresses_are_written_as_java_does() {
+        for (ours, theirs) in [
+            ("127.0.0.1", "127.0.0.1"),
+            ("::1", "[0:0:0:0:0:0:0:1]"),
+            ("::ffff:10.0.0.7", "10.0.0.7"),
+            ("fe80::a0b", "[fe80:0:0:0:0:0:0:a0b]"),
+        ] {
+            assert_eq!(java_address(ours.parse().unwrap()), theirs);
+        }
+    }
+
+    #[test]
+    fn words_and_whitelists() {
+        assert!(
+            is_word(*b"stmk") && is_word(*b"ruok") && !is_word(*b"abcd") && !is_word([0, 0, 0, 45]) && !is_word([0xff, 0xf4, 0xff, 0xfd])
+        );
+        let list = Whitelist::parse(" stat, ruok ,dump,").unwrap();
+        assert_eq!((list.to_string().as_str(), list.unanswered()), ("dump, ruok, stat", vec!["dump"]));
+        assert!(list.allows(*b"stat") && !list.allows(*b"srvr") && !list.allows(*b"dump"));
+        assert!(Whitelist::parse("*").unwrap().allows(*b"cons") && !Whitelist::All.allows(*b"dump"));
+        assert_eq!((Whitelist::parse("stats"), Whitelist::parse("")), (None, Some(Whitelist::Some(0))));
+    }
 }

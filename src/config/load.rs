@@ -107,7 +107,7 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    fn new(config: Config) -> Draft {
+    pub(super) fn new(config: Config) -> Draft {
         Draft { config, set_at: BTreeMap::new(), asked: BTreeSet::new(), member: None, warnings: Vec::new() }
     }
 
@@ -147,9 +147,14 @@ impl Draft {
         self.member = Some((id, place));
     }
 
-    /// Derives what was left open and checks what must hold between settings.
+    /// Finds the server's number, then all the rest.
     fn finish(mut self) -> Result<Loaded, ConfigError> {
         self.find_id()?;
+        self.derive()
+    }
+
+    /// Derives what was left open and checks what must hold between settings. Looks at no file.
+    pub(super) fn derive(mut self) -> Result<Loaded, ConfigError> {
         self.derive_timeouts()?;
         self.count_threads()?;
         if self.config.data.log_dir.as_os_str().is_empty() {

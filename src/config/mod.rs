@@ -251,8 +251,8 @@ impl Config {
 }
 
 impl Default for Config {
-    /// The settings of `falconer serve` without a config file.
+    /// The settings of `falconer serve` without a config file and without a `myid`.
     fn default() -> Config {
-        load(&Sources::default()).expect("the defaults are valid").config
+        load::Draft::new(Config::falconer()).derive().expect("the defaults are valid").config
     }
 }

@@ -285,7 +285,7 @@ pub static SETTINGS: &[Setting] = &[
         "Where snapshots lie, and the log unless `log_dir` says otherwise. Made when missing.",
         "a path",
         |c, text| parse_path(text).map(|path| c.data.dir = path).is_some(),
-        |c| c.data.dir.to_str().map(str::to_owned),
+        |c| Some(c.data.dir.display().to_string()),
     ),
     text_setting(
         "data.log_dir",
@@ -293,7 +293,7 @@ pub static SETTINGS: &[Setting] = &[
         "Where the transaction log lies; best on a device of its own. Default: `dir`.",
         "a path",
         |c, text| parse_path(text).map(|path| c.data.log_dir = path).is_some(),
-        |c| c.data.log_dir.to_str().map(str::to_owned),
+        |c| Some(c.data.log_dir.display().to_string()),
     ),
     number_setting(
         "data.snapshot_txns",

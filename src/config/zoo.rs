@@ -64,8 +64,9 @@ fn bad_member(place: &Place, property: &Property, value: &str) -> ConfigError {
 
 /// A standalone server may be written as the one member it is; its line can carry the client port.
 fn take_members(members: Vec<(Place, Member)>, draft: &mut Draft) -> Result<(), ConfigError> {
-    if let Some((place, _)) = members.get(1) {
-        let what = format!("{} servers are listed, but there are no ensembles yet: leave one server.N line or none", members.len());
+    if let Some((place, second)) = members.get(1) {
+        let (id, count) = (second.id, members.len());
+        let what = format!("server.{id} is one of {count} servers, but there are no ensembles yet: leave one server.N line or none");
         return Err(ConfigError::Refused { place: place.clone(), what });
     }
     let Some((place, member)) = members.into_iter().next() else { return Ok(()) };
