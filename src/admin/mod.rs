@@ -1,1 +1,147 @@
-//! To come.
+//! What operators can ask a running server. [`ServerStats`] is plain numbers that the loops fill in at the moment of
+//! the question; the modules beside it turn them into text.
+//! Refuses to reach for anything itself: no locks, no files, no clock.
+
+pub mod fourletter;
+
+/// The version that is told to clients: the ZooKeeper release whose behaviour this follows, then our own.
+pub const VERSION: &str = concat!("3.9.5-falconer-", env!("CARGO_PKG_VERSION"), ", built on ", "2026-11-24 00:00 UTC");
+
+/// What the server is to its clients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    Standalone,
+    Leader,
+    Follower,
+    Observer,
+    ReadOnly,
+}
+
+impl Mode {
+    /// ZooKeeper's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Standalone => "standalone",
+            Mode::Leader => "leader",
+            Mode::Follower => "follower",
+            Mode::Observer => "observer",
+            Mode::ReadOnly => "read-only",
+        }
+    }
+}
+
+/// Times between a request's arrival and its reply, in whole milliseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Latency {
+    /// 0 when nothing was measured.
+    pub min_ms: u64,
+    pub max_ms: u64,
+    pub sum_ms: u64,
+    pub count: u64,
+}
+
+impl Latency {
+    /// Takes in what another core measured.
+    pub fn merge(&mut self, other: Latency) {
+        self.min_ms = match (self.count, other.count) {
+            (0, _) => other.min_ms,
+            (_, 0) => self.min_ms,
+            _ => self.min_ms.min(other.min_ms),
+        };
+        self.max_ms = self.max_ms.max(other.max_ms);
+        self.sum_ms += other.sum_ms;
+        self.count += other.count;
+    }
+}
+
+/// A server at one moment. Sums over all cores.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServerStats {
+    /// False while the server starts, or has no leader.
+    pub serving: bool,
+    pub mode: Mode,
+    pub latency: Latency,
+    pub packets_received: u64,
+    pub packets_sent: u64,
+    /// Open client connections, the asking one included.
+    pub connection_count: u64,
+    /// Their particulars, in the order to show; left empty by who only needs the count.
+    pub connections: Vec<ConnectionStats>,
+    /// Requests that came in and were not answered yet.
+    pub outstanding: u64,
+    pub zxid: u64,
+    pub node_count: u64,
+    pub ephemeral_count: u64,
+    /// Bytes of all paths and data.
+    pub data_bytes: u64,
+    pub session_count: u64,
+    pub watch_count: u64,
+    /// Connections that watch anything, and distinct paths that are watched.
+    pub watching_connections: u64,
+    pub watched_paths: u64,
+    pub uptime_ms: u64,
+    pub open_files: u64,
+    pub open_files_max: u64,
+    /// Bytes of snapshots and of the log on disk.
+    pub data_dir_bytes: u64,
+    pub log_dir_bytes: u64,
+    pub settings: Settings,
+    /// What the machine is called and what runs on it, for `envi`.
+    pub host: Host,
+}
+
+/// One client connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConnectionStats {
+    pub peer: std::net::SocketAddr,
+    /// Whether requests are being read from it.
+    pub reading: bool,
+    pub queued: u64,
+    pub received: u64,
+    pub sent: u64,
+    /// None before the handshake.
+    pub session: Option<SessionStats>,
+}
+
+/// The session on a connection, as `cons` shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionStats {
+    pub id: i64,
+    /// ZooKeeper's four-letter name of the last operation, "NA" before the first.
+    pub last_op: &'static str,
+    /// Wall clock, ms since 1970.
+    pub established_ms: i64,
+    pub timeout_ms: u32,
+    /// The xid of the last request; negative: none yet.
+    pub last_cxid: i64,
+    /// The zxid of the last reply; -1: none yet.
+    pub last_zxid: i64,
+    /// Clock of the server, ms, when the last reply left; 0: none yet.
+    pub last_response_ms: u64,
+    pub last_latency_ms: u64,
+    pub latency: Latency,
+}
+
+/// Settings that are told.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Settings {
+    pub client_port: u16,
+    pub data_dir: String,
+    pub log_dir: String,
+    pub tick_time_ms: u32,
+    pub connections_per_address_max: u32,
+    pub session_timeout_ms_min: u32,
+    pub session_timeout_ms_max: u32,
+    pub backlog: u32,
+    pub server_id: u16,
+}
+
+/// Where the server runs.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Host {
+    pub name: String,
+    pub os_version: String,
+    pub user: String,
+    pub home: String,
+    pub working_dir: String,
+}

@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn lists_are_fixed_as_zookeeper_does() {
         let ids = [("ip", "1.2.3.4"), ("digest", "bob:h")];
-        let fix = |list: &[AclRef<'static>]| fix_acl(&CONFIG, list.to_vec().into_iter(), ids.into_iter());
+        let fix = |list: &[AclRef<'static>]| fix_acl(&CONFIG, list.iter().copied(), ids.into_iter());
         assert_eq!(fix(&[]), None);
         assert_eq!(fix(&[entry("world", "anyone"), entry("world", "anyone")]).unwrap().len(), 1);
         assert_eq!(fix(&[entry("world", "all")]), None);

@@ -3,5 +3,14 @@
 //! Refuses to touch sockets, files, clocks and threads.
 
 pub mod auth;
+pub mod conn;
 pub mod deadlines;
 pub mod message;
+pub mod node;
+pub mod overlay;
+pub mod prepare;
+pub mod reads;
+pub mod replica;
+
+#[cfg(test)]
+mod tests;

@@ -37,10 +37,10 @@ pub mod opcode {
     pub const WHO_AM_I: i32 = 107;
     pub const CLOSE_SESSION: i32 = -11;
 
-    /// The four-character name that `cons` shows.
+    /// The name that `cons` shows, four characters but for one.
     pub fn short_name(op: i32) -> &'static str {
         match op {
-            CREATE | CREATE2 => "CREA",
+            CREATE | CREATE2 | CREATE_CONTAINER | CREATE_TTL => "CREA",
             DELETE => "DELE",
             EXISTS => "EXIS",
             GET_DATA => "GETD",
@@ -51,8 +51,16 @@ pub mod opcode {
             SYNC => "SYNC",
             PING => "PING",
             MULTI => "MULT",
-            MULTI_READ => "MULR",
-            SET_WATCHES | SET_WATCHES2 => "SETW",
+            MULTI_READ => "MLTR",
+            RECONFIG => "RECO",
+            CHECK_WATCHES => "CHKW",
+            REMOVE_WATCHES => "REMW",
+            SET_WATCHES => "SETW",
+            SET_WATCHES2 => "STW2",
+            ADD_WATCH => "ADDW",
+            GET_EPHEMERALS => "GETE",
+            GET_ALL_CHILDREN_NUMBER => "GETACN",
+            WHO_AM_I => "HOMI",
             CLOSE_SESSION => "CLOS",
             -10 | -12 => "SESS",
             _ => "NA",
@@ -381,12 +389,12 @@ pub struct AclList<'a> {
 pub const OPEN_ACL: AclList<'static> = AclList { raw: b"\0\0\0\x01\0\0\0\x1f\0\0\0\x05world\0\0\0\x06anyone" };
 
 impl<'a> AclList<'a> {
-    fn read(r: &mut Reader<'a>) -> Result<AclList<'a>, Malformed> {
+    pub(super) fn read(r: &mut Reader<'a>) -> Result<AclList<'a>, Malformed> {
         let start = *r;
         for _ in 0..r.vector(12)?.unwrap_or(0) {
             r.i32()?;
             r.buffer()?;
-            r.buffer()?;
+            r.buffer()?.ok_or(Malformed)?; // a null id trips ZooKeeper before it looks at the scheme
         }
         Ok(AclList { raw: between(start, *r) })
     }
@@ -403,7 +411,7 @@ impl<'a> AclList<'a> {
         (0..count).map_while(move |_| Some(AclRef { perms: r.i32().ok()? as u32, scheme: plain(&mut r)?, id: plain(&mut r)? }))
     }
 
-    fn encode(&self, out: &mut Vec<u8>) {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.raw);
     }
 }
@@ -428,9 +436,10 @@ impl Default for StringList<'_> {
 }
 
 impl<'a> StringList<'a> {
-    fn read(r: &mut Reader<'a>) -> Result<StringList<'a>, Malformed> {
+    pub(super) fn read(r: &mut Reader<'a>) -> Result<StringList<'a>, Malformed> {
         let start = *r;
-        for _ in 0..r.vector(4)?.unwrap_or(0) {
+        // ZooKeeper fails on a null, the list itself or inside, when it comes to use it.
+        for _ in 0..r.vector(4)?.ok_or(Malformed)? {
             r.buffer()?.ok_or(Malformed)?;
         }
         Ok(StringList { raw: between(start, *r) })
@@ -447,7 +456,7 @@ impl<'a> StringList<'a> {
         (0..count).map_while(move |_| r.required().ok())
     }
 
-    fn encode(&self, out: &mut Vec<u8>) {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.raw);
     }
 }
@@ -505,10 +514,11 @@ impl<'a> MultiOps<'a> {
     }
 }
 
-/// Inside a multi, unknown create flags spoil the whole request (T74).
+/// Inside a multi, create flags that are unknown, or of a TTL where there is none, spoil the whole request (T74). Those
+/// of createTTL are judged when it is prepared.
 fn flags_are_known(op: &Request<'_>) -> bool {
     match op {
-        Request::Create(c) | Request::Create2(c) | Request::CreateContainer(c) | Request::CreateTtl(c, _) => (0..=6).contains(&c.flags),
+        Request::Create(c) | Request::Create2(c) | Request::CreateContainer(c) => (0..=4).contains(&c.flags),
         _ => true,
     }
 }

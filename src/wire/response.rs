@@ -1,8 +1,10 @@
-//! Replies and watch events as whole frames appended to an output buffer, and the error codes.
-//! Nothing is allocated on the way out. Refuses to decide which reply is right.
+//! Replies and watch events as whole frames appended to an output buffer, the same read back for clients, and the
+//! error codes. Nothing is allocated on the way out. Refuses to decide which reply is right.
 
-use super::jute::{Malformed, Reader, write_i32, write_i64, write_string};
-use super::record::{ConnectResponse, STATE_SYNC_CONNECTED, xid as xids};
+use super::jute::{Malformed, Reader, write_buffer, write_i32, write_i64, write_string};
+use super::record::{ConnectResponse, STATE_SYNC_CONNECTED, Stat, xid as xids};
+use super::request::{AclList, StringList, opcode};
+use std::borrow::Cow;
 
 /// ZooKeeper's error numbers (KeeperException.Code). No others may be sent: the Java client throws on unknown ones.
 pub mod code {
@@ -132,6 +134,147 @@ impl ReplyHeader {
         write_i32(out, self.xid);
         write_i64(out, self.zxid);
         write_i32(out, self.err);
+    }
+}
+
+/// What happened to a watched path, as a client reads it behind a header with the xid of notifications.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WatchEvent<'a> {
+    /// One of [`super::record::event`].
+    pub kind: i32,
+    pub state: i32,
+    pub path: Cow<'a, str>,
+}
+
+impl<'a> WatchEvent<'a> {
+    pub fn decode(reader: &mut Reader<'a>) -> Result<WatchEvent<'a>, Malformed> {
+        Ok(WatchEvent { kind: reader.i32()?, state: reader.i32()?, path: reader.required()? })
+    }
+}
+
+/// The record behind the header of a reply whose error is 0, borrowed from its frame.
+#[derive(Clone, Debug)]
+pub enum Response<'a> {
+    /// Nothing, whatever was asked: delete, ping, the watch requests, auth, closeSession.
+    Done,
+    /// create and sync.
+    Path(Cow<'a, str>),
+    /// create2, createContainer, createTTL.
+    Created(Cow<'a, str>, Stat),
+    /// exists, setData, setACL.
+    Stat(Stat),
+    /// getData and reconfig.
+    Data(Option<&'a [u8]>, Stat),
+    /// getChildren and getEphemerals.
+    Names(StringList<'a>),
+    /// getChildren2.
+    Children(StringList<'a>, Stat),
+    /// getACL.
+    Acl(AclList<'a>, Stat),
+    /// getAllChildrenNumber; also addWatch, which answers with a second error number.
+    Number(i32),
+    /// whoAmI: scheme and user of every identity.
+    Identities(Vec<(Cow<'a, str>, Cow<'a, str>)>),
+    /// multi and multiRead, one per operation.
+    Multi(Vec<OpResponse<'a>>),
+}
+
+/// The result of one operation of a multi or multiRead.
+#[derive(Clone, Debug)]
+pub struct OpResponse<'a> {
+    /// The type that the server gives; all creates that return a Stat are create2.
+    pub kind: i32,
+    /// A failed operation has its error here instead of a record. In a failed multi every operation is one: 0 before
+    /// the one that failed, RUNTIMEINCONSISTENCY after it.
+    pub result: Result<Response<'a>, i32>,
+}
+
+impl<'a> Response<'a> {
+    /// Reads the record that answers a request with opcode `op`. An opcode that no record is known for reads as `Done`.
+    pub fn decode(op: i32, r: &mut Reader<'a>) -> Result<Response<'a>, Malformed> {
+        Ok(match op {
+            opcode::CREATE | opcode::SYNC => Response::Path(r.required()?),
+            opcode::CREATE2 | opcode::CREATE_CONTAINER | opcode::CREATE_TTL => Response::Created(r.required()?, Stat::decode(r)?),
+            opcode::EXISTS | opcode::SET_DATA | opcode::SET_ACL => Response::Stat(Stat::decode(r)?),
+            opcode::GET_DATA | opcode::RECONFIG => Response::Data(r.buffer()?, Stat::decode(r)?),
+            opcode::GET_CHILDREN | opcode::GET_EPHEMERALS => Response::Names(StringList::read(r)?),
+            opcode::GET_CHILDREN2 => Response::Children(StringList::read(r)?, Stat::decode(r)?),
+            opcode::GET_ACL => Response::Acl(AclList::read(r)?, Stat::decode(r)?),
+            opcode::GET_ALL_CHILDREN_NUMBER | opcode::ADD_WATCH => Response::Number(r.i32()?),
+            opcode::WHO_AM_I => {
+                let count = r.vector(8)?.unwrap_or(0);
+                Response::Identities((0..count).map(|_| Ok((r.required()?, r.required()?))).collect::<Result<_, _>>()?)
+            }
+            opcode::MULTI | opcode::MULTI_READ => {
+                let mut results = Vec::new();
+                while let Some(result) = OpResponse::decode(r)? {
+                    results.push(result);
+                }
+                Response::Multi(results)
+            }
+            _ => Response::Done,
+        })
+    }
+
+    /// Appends the record, as a server sends it.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Response::Done => {}
+            Response::Path(path) => write_string(out, path),
+            Response::Created(path, stat) => {
+                write_string(out, path);
+                stat.encode(out);
+            }
+            Response::Stat(stat) => stat.encode(out),
+            Response::Data(data, stat) => {
+                write_buffer(out, *data);
+                stat.encode(out);
+            }
+            Response::Names(names) => names.encode(out),
+            Response::Children(names, stat) => {
+                names.encode(out);
+                stat.encode(out);
+            }
+            Response::Acl(acl, stat) => {
+                acl.encode(out);
+                stat.encode(out);
+            }
+            Response::Number(number) => write_i32(out, *number),
+            Response::Identities(list) => {
+                write_i32(out, list.len() as i32);
+                list.iter().flat_map(|(scheme, user)| [scheme, user]).for_each(|text| write_string(out, text));
+            }
+            Response::Multi(results) => {
+                results.iter().for_each(|result| result.encode(out));
+                multi_end(out);
+            }
+        }
+    }
+}
+
+impl<'a> OpResponse<'a> {
+    /// One header and its record; None at the end marker.
+    fn decode(r: &mut Reader<'a>) -> Result<Option<OpResponse<'a>>, Malformed> {
+        let (kind, done, _err) = (r.i32()?, r.bool()?, r.i32()?);
+        let result = match kind {
+            _ if done => return Ok(None),
+            -1 => Err(r.i32()?),
+            opcode::CREATE | opcode::CREATE2 | opcode::SET_DATA | opcode::GET_DATA | opcode::GET_CHILDREN => Ok(Response::decode(kind, r)?),
+            opcode::DELETE | opcode::CHECK => Ok(Response::Done),
+            // Without knowing its record, there is no way to find the next result.
+            _ => return Err(Malformed),
+        };
+        Ok(Some(OpResponse { kind, result }))
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        match &self.result {
+            Ok(record) => {
+                multi_header(out, self.kind, false, code::OK);
+                record.encode(out);
+            }
+            Err(err) => multi_error(out, *err),
+        }
     }
 }
 

@@ -1,0 +1,119 @@
+//! What the brains cost without sockets, rings and disk: a pipelined read, and a write from its frame to its reply.
+//! `cargo bench --bench brains`; under `cargo test` it runs once, so that it does not rot.
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use falconer::pipeline::auth::AuthConfig;
+use falconer::pipeline::message::{ConnId, Up};
+use falconer::pipeline::node::{Node, NodeConfig, NodeEffect, ReapConfig};
+use falconer::pipeline::prepare::PrepareConfig;
+use falconer::pipeline::replica::{Action, Census, Replica, ReplicaConfig};
+use falconer::tree::State;
+use falconer::wire::batch::Position;
+use falconer::wire::record::ConnectRequest;
+use falconer::wire::request::{Create, OPEN_ACL, Request};
+use std::hint::black_box;
+use std::sync::Arc;
+
+const PIPELINED: usize = 20;
+
+struct Server {
+    shard: Replica,
+    node: Node,
+    conn: ConnId,
+}
+
+impl Server {
+    fn new() -> Server {
+        let auth = AuthConfig::default();
+        let config = ReplicaConfig {
+            server: 1,
+            shard: 0,
+            boot: 1,
+            auth: auth.clone(),
+            session_timeout_ms_min: 1000,
+            session_timeout_ms_max: 20_000,
+            connections_per_address_max: 0,
+            loopback_exempt: true,
+            connections_max: 0,
+            frame_bytes_max: 1 << 20,
+            handshake_timeout_ms: 10_000,
+            is_word: |_| false,
+        };
+        let prepare = PrepareConfig { auth, extended_types_enabled: true };
+        let config_node =
+            NodeConfig { cluster: 1, server: 1, boot: 1, epoch: 1, shards: 1, tick_ms: 1000, prepare, reap: ReapConfig::default() };
+        let mut shard = Replica::new(config, State::new(false));
+        let node = Node::new(config_node, Position::default(), shard.state(), 0);
+        let conn = shard.accept("127.0.0.1:1".parse().unwrap(), Census::default(), [1; 16]).unwrap();
+        let mut server = Server { shard, node, conn };
+        server.node.start(1);
+        let mut hello = Vec::new();
+        ConnectRequest { protocol_version: 0, last_zxid_seen: 0, timeout_ms: 5000, session: 0, password: &[0; 16], read_only: None }
+            .encode(&mut hello);
+        server.turn(&hello);
+        server
+    }
+
+    /// One turn: receive, prepare, commit, apply, send.
+    fn turn(&mut self, bytes: &[u8]) -> usize {
+        self.shard.receive(self.conn, bytes);
+        self.node.applied(self.shard.applied());
+        let mut submits = std::mem::take(self.shard.submits());
+        let mut rest = &submits[..];
+        while let Some((len, tail)) = rest.split_first_chunk::<4>() {
+            let (record, tail) = tail.split_at(u32::from_le_bytes(*len) as usize);
+            self.node.up(0, Up::decode(record), self.shard.state(), 0, 1);
+            rest = tail;
+        }
+        submits.clear();
+        *self.shard.submits() = submits;
+        while let Some(batch) = self.node.close_batch() {
+            let batch = Arc::new(batch);
+            self.node.appended(batch.clone());
+            self.node.durable(batch.position().zxid);
+            while let Some(NodeEffect::Publish(published)) = self.node.next_effect() {
+                self.shard.apply(&published);
+            }
+            if let Ok(batch) = Arc::try_unwrap(batch) {
+                self.node.recycle(batch);
+            }
+        }
+        let mut sent = 0;
+        while let Some(action) = self.shard.next_action() {
+            if let Action::Flush(conn) = action {
+                let output = self.shard.take_output(conn);
+                sent += output.len();
+                self.shard.sent(conn, output);
+            }
+        }
+        sent
+    }
+}
+
+fn frames(request: &Request<'_>) -> Vec<u8> {
+    let mut frames = Vec::new();
+    (0..PIPELINED).for_each(|xid| request.encode_frame(xid as i32, &mut frames));
+    frames
+}
+
+fn brains(c: &mut Criterion) {
+    let mut server = Server::new();
+    let data = vec![7u8; 1024];
+    let mut create = Vec::new();
+    for path in ["/bench", "/bench/node"] {
+        Request::Create(Create { path: path.into(), data: Some(&data), acl: OPEN_ACL, flags: 0 }).encode_frame(1, &mut create);
+    }
+    server.turn(&create);
+    let mut group = c.benchmark_group("brains");
+    group.throughput(Throughput::Elements(PIPELINED as u64));
+    let get = frames(&Request::GetData { path: "/bench/node".into(), watch: false });
+    group.bench_function("get 1 KiB", |b| b.iter(|| black_box(server.turn(&get))));
+    let set = frames(&Request::SetData { path: "/bench/node".into(), data: Some(&data[..100]), version: -1 });
+    group.bench_function("set 100 B", |b| b.iter(|| black_box(server.turn(&set))));
+    let create = frames(&Request::Create(Create { path: "/bench/n-".into(), data: Some(&data[..100]), acl: OPEN_ACL, flags: 2 }));
+    group.bench_function("create 100 B", |b| b.iter(|| black_box(server.turn(&create))));
+    group.finish();
+}
+
+criterion_group!(benches, brains);
+criterion_main!(benches);

@@ -1,0 +1,258 @@
+//! Settings: defaults < profile < config file < flags -> one validated [`Config`].
+//! A config file is TOML, or a ZooKeeper `zoo.cfg` as it stands; both go through the one table in `settings`, so an
+//! unknown key, a bad value or an unusable file is one line that names file, line, key and what is allowed.
+//! Refuses to guess: what it does not know is an error, what it knows but cannot do yet is a warning, and what would
+//! be dangerous to leave out (a member of an ensemble started alone, TLS asked for and plaintext served) is an error.
+
+mod error;
+mod known;
+mod load;
+mod settings;
+mod toml_file;
+mod zoo;
+
+pub use error::{ConfigError, Place};
+pub use load::{Flag, Loaded, Sources, load};
+pub use settings::{SETTINGS, Setting, settings_table};
+
+use crate::admin::{self, fourletter::Whitelist};
+use crate::limits::FRAME_BYTES_MAX;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+/// Every setting, validated. Sections are the TOML sections, fields the TOML keys.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    pub server: Server,
+    pub threads: Threads,
+    pub client: Client,
+    pub session: Session,
+    pub data: Data,
+    pub features: Features,
+    pub container: Container,
+    pub digest_auth: DigestAuth,
+    pub admin: Admin,
+    pub log: Log,
+}
+
+/// Who this server is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Server {
+    /// 0 to 254; ZooKeeper's myid. 0 is a standalone server that was never given one.
+    pub id: u16,
+}
+
+/// Which threads run, and where.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Threads {
+    /// Client cores, each with a copy of the tree; `None`: one per core this process may use.
+    pub shards: Option<usize>,
+    pub pinning: Pinning,
+    pub pipeline: Pipeline,
+}
+
+/// Which core a thread stays on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Pinning {
+    /// Each thread on a core of its own, as long as there are enough.
+    Auto,
+    /// The kernel moves threads as it likes.
+    None,
+    /// The cores to use, in this order. Never empty, no core twice, and at least one per thread.
+    Cpus(Vec<usize>),
+}
+
+/// Where writes are prepared and logged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pipeline {
+    /// On the first shard's thread.
+    Shared,
+    /// On a thread of its own, which serves no clients.
+    Dedicated,
+}
+
+/// The listener for clients and what it allows them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Client {
+    pub address: IpAddr,
+    pub port: u16,
+    /// Connections the kernel holds before they are accepted.
+    pub backlog: u32,
+    /// Connections of this server in all; 0: no limit.
+    pub connections_max: u32,
+    /// Connections from one address; 0: no limit.
+    pub connections_per_address_max: u32,
+    /// Whether the limit per address holds for loopback addresses too.
+    pub limit_loopback: bool,
+    /// The largest request, in bytes.
+    pub frame_bytes_max: usize,
+    /// Requests in progress on this server beyond which connections that have some are not read; 0: no limit.
+    pub requests_outstanding_max: u32,
+}
+
+/// Session timing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Session {
+    pub tick_time_ms: u32,
+    /// The shortest timeout a client can negotiate.
+    pub timeout_ms_min: u32,
+    /// The longest timeout a client can negotiate; at least `timeout_ms_min`.
+    pub timeout_ms_max: u32,
+}
+
+/// Where data lies and when it is compacted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Data {
+    /// Snapshots, and the log unless `log_dir` says otherwise.
+    pub dir: PathBuf,
+    /// The transaction log; the same as `dir` by default.
+    pub log_dir: PathBuf,
+    /// Transactions after which a snapshot is due.
+    pub snapshot_txns: u32,
+    /// Log since the last snapshot after which the next one is due, in KiB; 0: no such limit.
+    pub snapshot_log_kb: u64,
+    /// Snapshots kept, at least 3; older ones and the log behind them are removed.
+    pub snapshots_retained: u32,
+}
+
+/// Switches for what clients can do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Features {
+    /// TTL nodes.
+    pub extended_types: bool,
+    /// Hard quotas refuse writes.
+    pub enforce_quota: bool,
+    /// No permission is ever checked.
+    pub skip_acl: bool,
+}
+
+/// When empty containers and expired TTL nodes are removed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Container {
+    pub check_interval_ms: u64,
+    pub deletions_per_minute_max: u32,
+    /// A container that never had a child is removed when it is older than this; 0: never.
+    pub never_used_ms: u64,
+}
+
+/// The `digest` authentication scheme.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DigestAuth {
+    pub enabled: bool,
+    /// `user:base64(SHA1(user:password))`: whoever authenticates so passes every permission check.
+    pub super_digest: Option<String>,
+}
+
+impl std::fmt::Debug for DigestAuth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let super_digest = self.super_digest.as_ref().map(|_| "(set)");
+        f.debug_struct("DigestAuth").field("enabled", &self.enabled).field("super_digest", &super_digest).finish()
+    }
+}
+
+/// What operators may ask.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Admin {
+    pub four_letter_words: Whitelist,
+}
+
+/// What is logged, to standard error.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Log {
+    /// off, error, warn, info, debug or trace.
+    pub level: String,
+}
+
+impl Config {
+    /// Where clients connect.
+    pub fn client_address(&self) -> SocketAddr {
+        SocketAddr::new(self.client.address, self.client.port)
+    }
+
+    /// What the four-letter words tell about the settings.
+    pub fn admin_settings(&self) -> admin::Settings {
+        admin::Settings {
+            client_port: self.client.port,
+            data_dir: self.data.dir.display().to_string(),
+            log_dir: self.data.log_dir.display().to_string(),
+            tick_time_ms: self.session.tick_time_ms,
+            connections_per_address_max: self.client.connections_per_address_max,
+            session_timeout_ms_min: self.session.timeout_ms_min,
+            session_timeout_ms_max: self.session.timeout_ms_max,
+            backlog: self.client.backlog,
+            server_id: self.server.id,
+        }
+    }
+
+    /// The settings as TOML, one section after the other, loadable again. The super digest stands as a comment only:
+    /// this text ends up in logs and tickets.
+    pub fn to_toml(&self) -> String {
+        let mut text = String::new();
+        let mut section = "";
+        for setting in SETTINGS {
+            let (of, key) = setting.key.split_once('.').expect("every key has a section");
+            if of != section {
+                text += &format!("{}[{of}]\n", if section.is_empty() { "" } else { "\n" });
+                section = of;
+            }
+            match setting.shown(self) {
+                Some(value) => text += &format!("{key} = {value}\n"),
+                None => text += &format!("# {key} is {}\n", if self.digest_auth.super_digest.is_some() { "set" } else { "not set" }),
+            }
+        }
+        text
+    }
+
+    /// What holds before anything is read. `session.timeout_ms_*` 0 and an empty `data.log_dir` mean "derive it" until
+    /// [`load()`] has gone through.
+    fn falconer() -> Config {
+        Config {
+            server: Server { id: 0 },
+            threads: Threads { shards: None, pinning: Pinning::Auto, pipeline: Pipeline::Shared },
+            client: Client {
+                address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+                port: 2181,
+                backlog: 1024,
+                connections_max: 0,
+                connections_per_address_max: 60,
+                limit_loopback: false,
+                frame_bytes_max: FRAME_BYTES_MAX,
+                requests_outstanding_max: 0,
+            },
+            session: Session { tick_time_ms: 2000, timeout_ms_min: 0, timeout_ms_max: 0 },
+            data: Data {
+                dir: PathBuf::from("./falconer-data"),
+                log_dir: PathBuf::new(),
+                snapshot_txns: 100_000,
+                snapshot_log_kb: 4 << 20,
+                snapshots_retained: 3,
+            },
+            features: Features { extended_types: true, enforce_quota: false, skip_acl: false },
+            container: Container { check_interval_ms: 60_000, deletions_per_minute_max: 10_000, never_used_ms: 300_000 },
+            digest_auth: DigestAuth { enabled: true, super_digest: None },
+            admin: Admin { four_letter_words: Whitelist::default() },
+            log: Log { level: "info".into() },
+        }
+    }
+
+    /// What holds under a zoo.cfg before its keys are read: ZooKeeper's defaults, except that the wildcard address is
+    /// IPv4 only.
+    fn zookeeper() -> Config {
+        let mut config = Config::falconer();
+        config.client.address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        config.client.backlog = 50;
+        config.client.limit_loopback = true;
+        config.client.requests_outstanding_max = 1000;
+        config.session.tick_time_ms = 3000;
+        config.features.extended_types = false;
+        config.container.never_used_ms = 0;
+        config
+    }
+}
+
+impl Default for Config {
+    /// The settings of `falconer serve` without a config file.
+    fn default() -> Config {
+        load(&Sources::default()).expect("the defaults are valid").config
+    }
+}

@@ -1,0 +1,273 @@
+//! The Journal: the brain of the log while the server runs. Batches go in, writes come out; completions go in, and only
+//! they make anything durable.
+//!
+//! ```text
+//! append(batch) ── stamps the local header ──> Write ──> written(Ok) ──> Durable(position)
+//!          └── no room: Write(header of the next segment) ──> written(Ok) ──> Write(the batch)
+//! idle for 5 ms ──> Write(mark): the next start knows that the last batch was durable
+//! snapshot_written ──> Background(WriteSuperblock), once our own log reaches as far ──> older segments may be reused
+//! ```
+//! One write is in flight at most. Refuses to retry anything: a failed write ends the process. Has no clock and reads nothing.
+
+use super::disk::Errno;
+use super::recovery::Recovered;
+use super::segment::{FIRST_FRAME, LocalHeader, Place, SegmentHeader, file_name};
+use super::snapshot::SnapshotPointer;
+use super::space::{Job, LogConfig, Space};
+use super::superblock::Superblock;
+use crate::limits::BLOCK_BYTES;
+use crate::wire::aligned::AlignedBuf;
+use crate::wire::batch::{Batch, Position};
+use std::sync::Arc;
+
+const BLOCK: u64 = BLOCK_BYTES as u64;
+
+/// Names one write until its completion.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpId(pub u64);
+
+/// Bytes to be written, whole blocks at a block boundary of memory and file.
+#[derive(Clone)]
+pub enum Frame {
+    Batch(Arc<Batch>),
+    /// A segment header or a mark.
+    Block(Arc<AlignedBuf>),
+}
+
+impl Frame {
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Frame::Batch(batch) => batch.frame(),
+            Frame::Block(block) => block,
+        }
+    }
+}
+
+/// A disk operation that failed; the process ends with the exit code for it.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{file}: writing at byte {offset} failed: {errno}")]
+pub struct Failure {
+    pub file: String,
+    pub offset: u64,
+    pub errno: Errno,
+}
+
+/// What the loop has to do.
+pub enum Effect {
+    /// Write the frame to the slot's file, durably (O_DSYNC), then call [`Journal::written`]. A short write is an error.
+    Write { op: OpId, slot: u32, offset: u64, frame: Frame },
+    /// Every batch up to this one is on the medium.
+    Durable(Position),
+    /// Run [`Job::run`] on the background thread, then call [`Journal::background_done`].
+    Background(Job),
+    /// End the process: nothing that depends on this disk may be said any more.
+    Fatal(Failure),
+}
+
+enum Flight {
+    /// A segment header; the batch follows.
+    Header(Arc<Batch>),
+    Batch,
+    Mark,
+}
+
+/// See the module.
+pub struct Journal {
+    space: Space,
+    config: LogConfig,
+    /// Where the next frame goes in the current segment.
+    end: u64,
+    appended: Position,
+    durable: Position,
+    flight: Option<(OpId, Flight, Place)>,
+    next_op: u64,
+    /// Since when the last batch has been durable without any frame saying so.
+    unmarked_since_ms: Option<u64>,
+    now_ms: u64,
+    failed: bool,
+}
+
+impl Journal {
+    /// `seed`: random bits of this start, never shown to anybody; they salt the segments.
+    pub fn new(recovered: &Recovered, config: LogConfig, seed: u128) -> Journal {
+        Journal {
+            space: Space::new(recovered, config, seed),
+            config,
+            end: recovered.end,
+            appended: recovered.tail,
+            durable: recovered.tail,
+            flight: None,
+            next_op: 0,
+            unmarked_since_ms: (!recovered.marked).then_some(0),
+            now_ms: 0,
+            failed: false,
+        }
+    }
+
+    /// The last batch that is on the medium.
+    pub fn durable(&self) -> Position {
+        self.durable
+    }
+
+    /// The last batch given to [`Journal::append`].
+    pub fn appended(&self) -> Position {
+        self.appended
+    }
+
+    /// The superblock on the medium.
+    pub fn superblock(&self) -> &Superblock {
+        self.space.superblock()
+    }
+
+    /// Bytes of the largest frame that fits a segment.
+    pub fn frame_bytes_max(&self) -> u64 {
+        self.space.segment_bytes() - 2 * BLOCK
+    }
+
+    /// Whether a batch of any size may be appended: no write is in flight, and there is room.
+    pub fn ready(&self) -> bool {
+        !self.failed && self.flight.is_none() && (self.space.available() > 0 || self.fits(self.frame_bytes_max()))
+    }
+
+    /// A frame fits if a mark fits behind it.
+    fn fits(&self, frame_bytes: u64) -> bool {
+        self.space.current().is_some() && self.end + frame_bytes + BLOCK <= self.space.segment_bytes()
+    }
+
+    /// Whether disk space is short: requests that make the tree grow are to be refused. Goes away by itself.
+    pub fn space_low(&self) -> bool {
+        self.space.low()
+    }
+
+    /// When [`Journal::tick`] has something to do, in the caller's clock.
+    pub fn deadline_ms(&self) -> Option<u64> {
+        let mark = self.unmarked_since_ms.filter(|_| self.flight.is_none()).map(|since| since + self.config.mark_idle_ms);
+        [mark, self.space.retry_at_ms()].into_iter().flatten().min()
+    }
+
+    /// Stamps the local header and starts the write. Call only when [`Journal::ready`]; the batch must follow
+    /// [`Journal::appended`] and its frame must not be longer than [`Journal::frame_bytes_max`].
+    pub fn append(&mut self, mut batch: Batch, out: &mut Vec<Effect>) -> Arc<Batch> {
+        assert!(self.ready(), "the caller waits for a free write slot");
+        let header = *batch.header();
+        assert_eq!(header.prev_chain, self.appended.chain, "a batch continues the one before it");
+        assert!(header.first_zxid > self.appended.zxid && header.cluster == self.space.superblock().cluster);
+        let frame_bytes = batch.frame().len() as u64;
+        assert!(frame_bytes <= self.frame_bytes_max(), "prepare refuses what does not fit");
+        let rotates = !self.fits(frame_bytes);
+        let segment = if rotates { self.rotate() } else { *self.space.current().expect("it fits") };
+        // With one write in flight everything before a frame is durable when it is issued.
+        let here = Place { sequence: segment.sequence, offset: self.end };
+        LocalHeader::new(&segment, self.end, header.bytes, here).stamp(&mut batch);
+        let batch = Arc::new(batch);
+        self.appended = batch.position();
+        self.space.count(&header, frame_bytes);
+        self.unmarked_since_ms = None;
+        if rotates {
+            let block = Frame::Block(Arc::new(segment.block()));
+            self.issue(Flight::Header(batch.clone()), &segment, 0, block, out);
+            self.space.pump(self.durable.zxid, self.now_ms, out);
+        } else {
+            self.issue(Flight::Batch, &segment, self.end, Frame::Batch(batch.clone()), out);
+        }
+        batch
+    }
+
+    fn rotate(&mut self) -> SegmentHeader {
+        self.end = FIRST_FRAME;
+        self.space.take(self.appended)
+    }
+
+    fn issue(&mut self, flight: Flight, segment: &SegmentHeader, offset: u64, frame: Frame, out: &mut Vec<Effect>) {
+        assert!(self.flight.is_none(), "one write in flight");
+        let op = OpId(self.next_op);
+        self.next_op += 1;
+        if offset > 0 {
+            assert_eq!(offset, self.end);
+            self.end += frame.bytes().len() as u64;
+            assert!(self.end <= self.space.segment_bytes());
+        }
+        self.flight = Some((op, flight, Place { sequence: u64::from(segment.slot), offset }));
+        out.push(Effect::Write { op, slot: segment.slot, offset, frame });
+    }
+
+    /// The write `op` ended. Only this makes batches durable.
+    pub fn written(&mut self, op: OpId, result: Result<(), Errno>, now_ms: u64, out: &mut Vec<Effect>) {
+        self.now_ms = now_ms;
+        let (expected, flight, at) = self.flight.take().expect("a write is in flight");
+        assert_eq!(op, expected);
+        if let Err(errno) = result {
+            return self.fail(Failure { file: file_name(at.sequence as u32), offset: at.offset, errno }, out);
+        }
+        match flight {
+            Flight::Header(batch) => {
+                let segment = *self.space.current().expect("it was just begun");
+                self.issue(Flight::Batch, &segment, self.end, Frame::Batch(batch), out);
+            }
+            Flight::Mark => self.unmarked_since_ms = None,
+            Flight::Batch => {
+                self.durable = self.appended;
+                self.unmarked_since_ms = Some(now_ms);
+                out.push(Effect::Durable(self.durable));
+                self.space.pump(self.durable.zxid, now_ms, out);
+            }
+        }
+    }
+
+    fn fail(&mut self, failure: Failure, out: &mut Vec<Effect>) {
+        self.failed = true;
+        out.push(Effect::Fatal(failure));
+    }
+
+    /// Time passes: a mark after a pause, and background work that was refused is tried again. Call once after
+    /// [`Journal::new`] to start the first jobs, then at [`Journal::deadline_ms`].
+    pub fn tick(&mut self, now_ms: u64, out: &mut Vec<Effect>) {
+        self.now_ms = now_ms;
+        if self.failed {
+            return;
+        }
+        self.space.pump(self.durable.zxid, now_ms, out);
+        let idle = self.unmarked_since_ms.is_some_and(|since| now_ms >= since + self.config.mark_idle_ms);
+        if idle && self.flight.is_none() {
+            let segment = *self.space.current().expect("a batch is in it");
+            let here = Place { sequence: segment.sequence, offset: self.end };
+            let mark = LocalHeader::new(&segment, self.end, 0, here).mark();
+            self.issue(Flight::Mark, &segment, self.end, Frame::Block(Arc::new(mark)), out);
+        }
+    }
+
+    /// The job of the last [`Effect::Background`] ended.
+    pub fn background_done(&mut self, result: Result<(), Errno>, now_ms: u64, out: &mut Vec<Effect>) {
+        self.now_ms = now_ms;
+        match self.space.job_done(result, now_ms) {
+            Err(failure) => self.fail(failure, out),
+            Ok(()) if self.failed => {}
+            Ok(()) => self.space.pump(self.durable.zxid, now_ms, out),
+        }
+    }
+
+    /// Whether a snapshot is due and none is under way.
+    pub fn wants_snapshot(&self) -> bool {
+        !self.failed && self.space.wants_snapshot(self.now_ms)
+    }
+
+    /// A shard has cut its state at a batch end that is not before [`Journal::superblock`]'s snapshot.
+    pub fn snapshot_started(&mut self) {
+        self.space.snapshot_started();
+    }
+
+    /// The snapshot's file ended: complete, synced and read back (see `SnapshotFile::finish`), or failed. No room is not
+    /// fatal; anything else is.
+    pub fn snapshot_written(&mut self, result: Result<SnapshotPointer, Errno>, now_ms: u64, out: &mut Vec<Effect>) {
+        self.now_ms = now_ms;
+        match result {
+            Ok(pointer) => self.space.snapshot_written(pointer),
+            Err(errno) if errno.is_full() => self.space.snapshot_refused(now_ms),
+            Err(errno) => {
+                let file = "snapshot".to_string();
+                return self.fail(Failure { file, offset: 0, errno }, out);
+            }
+        }
+        self.space.pump(self.durable.zxid, now_ms, out);
+    }
+}

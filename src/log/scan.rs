@@ -1,0 +1,213 @@
+//! Walks the frames of one segment from its first frame to where they end, and says why they end there.
+//! Used by recovery (checksums and chain) and by replay (which also hands out the batches).
+//! Refuses to decide whether an end is a torn tail or damage: it collects the evidence, `recovery` judges.
+
+use super::disk::{Disk, Errno};
+use super::segment::{FIRST_FRAME, LocalHeader, Place, SegmentHeader, file_name};
+use crate::limits::BLOCK_BYTES;
+use crate::wire::aligned::AlignedBuf;
+use crate::wire::batch::{BadBatch, Header, LOCAL_HEADER_BYTES, Position};
+
+const BLOCK: u64 = BLOCK_BYTES as u64;
+/// Bytes read at a time: enough for the full speed of a disk.
+const READ_BYTES: usize = 1 << 20;
+
+/// A reading that did not work out, at a byte offset of the segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ScanFault {
+    pub offset: u64,
+    pub kind: FaultKind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum FaultKind {
+    Io(Errno),
+    /// A frame whose checksum holds is not what may follow.
+    Misfit(&'static str),
+    Batch(BadBatch),
+}
+
+/// Forward reading of one segment file in large pieces.
+pub(super) struct SegmentReader<'d, D: Disk> {
+    disk: &'d D,
+    file: D::File,
+    bytes: u64,
+    buf: AlignedBuf,
+    start: u64,
+    filled: usize,
+}
+
+impl<'d, D: Disk> SegmentReader<'d, D> {
+    /// None if the file is missing or not `bytes` long.
+    pub fn open(disk: &'d D, slot: u32, bytes: u64) -> Result<Option<SegmentReader<'d, D>>, Errno> {
+        let Some(file) = disk.open(&file_name(slot))? else { return Ok(None) };
+        if disk.len(&file)? != bytes {
+            return Ok(None);
+        }
+        let buf = AlignedBuf::with_capacity(READ_BYTES.min(bytes as usize));
+        Ok(Some(SegmentReader { disk, file, bytes, buf, start: 0, filled: 0 }))
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// `len` bytes at `offset`, both whole blocks and inside the file.
+    pub fn view(&mut self, offset: u64, len: usize) -> Result<&[u8], ScanFault> {
+        assert!(offset + len as u64 <= self.bytes, "the caller stays inside the segment");
+        let inside = offset >= self.start && offset + len as u64 <= self.start + self.filled as u64;
+        if !inside {
+            self.fill(offset, len)?;
+        }
+        let at = (offset - self.start) as usize;
+        Ok(&self.buf[at..at + len])
+    }
+
+    fn fill(&mut self, offset: u64, len: usize) -> Result<(), ScanFault> {
+        if len > self.buf.len() {
+            self.buf = AlignedBuf::with_capacity(len);
+        }
+        let want = (self.buf.len() as u64).min(self.bytes - offset) as usize;
+        self.filled = 0;
+        let read = self.disk.read_at(&self.file, offset, &mut self.buf[..want]);
+        read.map_err(|errno| ScanFault { offset, kind: FaultKind::Io(errno) })?;
+        (self.start, self.filled) = (offset, want);
+        Ok(())
+    }
+}
+
+/// Why a walk ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    /// Zeros, or the end of the file.
+    Clean,
+    /// A frame of an earlier use of the file.
+    Stale,
+    /// A frame of this use whose batch is not what was written.
+    Torn,
+    /// Anything else.
+    Garbage,
+}
+
+/// What a walk found next.
+pub(super) enum Step<'a> {
+    /// A batch: its header, and the whole frame, local header first.
+    Batch(Header, &'a [u8]),
+    End(End),
+}
+
+/// A walk over one segment.
+pub(super) struct Walk {
+    segment: SegmentHeader,
+    /// Where the next frame would start.
+    pub offset: u64,
+    /// The last batch passed.
+    pub position: Position,
+    /// Whether the last frame passed was a mark.
+    pub marked: bool,
+}
+
+impl Walk {
+    pub fn new(segment: SegmentHeader) -> Walk {
+        Walk { segment, offset: FIRST_FRAME, position: segment.base, marked: true }
+    }
+
+    pub fn place(&self) -> Place {
+        Place { sequence: self.segment.sequence, offset: self.offset }
+    }
+
+    fn fault(&self, kind: FaultKind) -> ScanFault {
+        ScanFault { offset: self.offset, kind }
+    }
+
+    /// The next batch, marks skipped.
+    pub fn next<'a, D: Disk>(&mut self, reader: &'a mut SegmentReader<'_, D>) -> Result<Step<'a>, ScanFault> {
+        loop {
+            let frame_bytes = match self.header_here(reader)? {
+                Err(end) => return Ok(Step::End(end)),
+                Ok(local) if local.length == 0 => {
+                    self.offset += BLOCK;
+                    self.marked = true;
+                    continue;
+                }
+                Ok(local) => local.frame_bytes(),
+            };
+            let frame = reader.view(self.offset, frame_bytes as usize)?;
+            let header = Header::decode(&frame[LOCAL_HEADER_BYTES..]).map_err(|bad| self.fault(FaultKind::Batch(bad)))?;
+            self.check_follows(&header, frame_bytes)?;
+            self.offset += frame_bytes;
+            self.position = Position { zxid: header.last_zxid, chain: header.chain };
+            self.marked = false;
+            return Ok(Step::Batch(header, frame));
+        }
+    }
+
+    /// The local header of an intact frame at the current offset, or why there is none.
+    fn header_here<D: Disk>(&self, reader: &mut SegmentReader<'_, D>) -> Result<Result<LocalHeader, End>, ScanFault> {
+        if self.offset + BLOCK > reader.bytes() {
+            return Ok(Err(End::Clean));
+        }
+        let block = reader.view(self.offset, BLOCK_BYTES)?;
+        let Some(local) = LocalHeader::decode(block) else {
+            let clean = block.iter().all(|byte| *byte == 0);
+            return Ok(Err(if clean { End::Clean } else { End::Garbage }));
+        };
+        if !local.belongs(&self.segment, self.offset) {
+            return Ok(Err(End::Stale));
+        }
+        if self.offset + local.frame_bytes() > reader.bytes() {
+            return Err(self.fault(FaultKind::Misfit("a frame is longer than its segment")));
+        }
+        let frame = reader.view(self.offset, local.frame_bytes() as usize)?;
+        Ok(if local.body_intact(frame) { Ok(local) } else { Err(End::Torn) })
+    }
+
+    fn check_follows(&self, header: &Header, frame_bytes: u64) -> Result<(), ScanFault> {
+        let misfit = |why| Err(self.fault(FaultKind::Misfit(why)));
+        let length = (LOCAL_HEADER_BYTES as u64 + u64::from(header.bytes)).next_multiple_of(BLOCK);
+        let (last, first) = (self.position.zxid, header.first_zxid);
+        if header.cluster != self.segment.cluster {
+            return misfit("a batch of another cluster");
+        }
+        if length != frame_bytes {
+            return misfit("a batch and its frame differ in length");
+        }
+        if header.prev_chain != self.position.chain {
+            return misfit("a batch does not continue the one before it");
+        }
+        if first != last + 1 && first >> 32 <= last >> 32 {
+            return misfit("zxids are missing");
+        }
+        Ok(())
+    }
+
+    /// The highest place that any frame beyond the current offset, of this use of the segment, calls durable.
+    pub fn evidence<D: Disk>(&self, reader: &mut SegmentReader<'_, D>) -> Result<Place, ScanFault> {
+        let mut highest = Place::default();
+        let mut offset = self.offset + BLOCK;
+        while offset + BLOCK <= reader.bytes() {
+            let block = reader.view(offset, BLOCK_BYTES)?;
+            if let Some(local) = LocalHeader::decode(block).filter(|local| local.belongs(&self.segment, offset)) {
+                highest = highest.max(local.durable_upto);
+            }
+            offset += BLOCK;
+        }
+        Ok(highest)
+    }
+}
+
+/// Every local header in the file whose own sum holds, whatever use of the segment it is from.
+pub(super) fn any_headers<D: Disk>(
+    reader: &mut SegmentReader<'_, D>,
+    mut found: impl FnMut(LocalHeader, Option<Header>),
+) -> Result<(), ScanFault> {
+    let mut offset = FIRST_FRAME;
+    while offset + BLOCK <= reader.bytes() {
+        let block = reader.view(offset, BLOCK_BYTES)?;
+        if let Some(local) = LocalHeader::decode(block).filter(|local| local.at.offset == offset) {
+            found(local, Header::decode(&block[LOCAL_HEADER_BYTES..]).ok());
+        }
+        offset += BLOCK;
+    }
+    Ok(())
+}

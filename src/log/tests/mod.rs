@@ -1,0 +1,6 @@
+//! Stories about the log on a simulated disk: what is promised must be found again, whatever the disk did meanwhile.
+
+mod crash;
+mod damage;
+mod space;
+pub(crate) mod world;

@@ -1,0 +1,364 @@
+//! From a request to a change: every check that ZooKeeper's PrepRequestProcessor makes, in its order, against the State
+//! plus what is proposed. One function per kind of write; the result goes into the batch as it stands.
+//! Refuses to apply anything, to know about connections, and to look at a clock.
+
+use super::auth::{self, AuthConfig, IdRef, perm};
+use super::overlay::{AclView, NodeView, Overlay};
+use crate::tree::owner::{CONTAINER, Owner, TTL_MS_MAX};
+use crate::tree::{AclId, State, path as paths};
+use crate::wire::jute::Reader;
+use crate::wire::request::{self as wire, AclList, Request, opcode};
+use crate::wire::response::code;
+use crate::wire::txn::{AclRef, Change};
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// Settings that change what is allowed.
+#[derive(Clone, Debug, Default)]
+pub struct PrepareConfig {
+    pub auth: AuthConfig,
+    /// TTL nodes exist (`extendedTypesEnabled`).
+    pub extended_types_enabled: bool,
+}
+
+/// A create counter beyond this has no ten-digit suffix; sequential creates are refused from here on.
+const SEQUENCE_MAX: u32 = i32::MAX as u32;
+
+/// Who asks, when, and against what.
+pub struct Asker<'a> {
+    pub state: &'a State,
+    pub session: i64,
+    /// A jute vector of Id, decoded only where a list must be compared.
+    pub auth: &'a [u8],
+    pub zxid: u64,
+    pub time_ms: i64,
+}
+
+/// A change that passed every check, not yet in the batch.
+pub enum Planned<'r> {
+    Create { path: Cow<'r, str>, hash: u64, data: Option<&'r [u8]>, acl: StoredAcl<'r>, owner: i64, parent_creates: u32, with_stat: bool },
+    Delete { path: Cow<'r, str>, hash: u64 },
+    SetData { path: Cow<'r, str>, hash: u64, data: Option<&'r [u8]>, version: i32 },
+    SetAcl { path: Cow<'r, str>, hash: u64, acl: StoredAcl<'r>, aversion: i32 },
+    Check,
+}
+
+/// None is the open list.
+type StoredAcl<'r> = Option<Vec<AclRef<'r>>>;
+
+impl Planned<'_> {
+    /// The change as the transaction carries it.
+    pub fn change(&self) -> Change<'_> {
+        match self {
+            Planned::Create { path, hash, data, acl, owner, parent_creates, with_stat } => Change::Create {
+                path,
+                path_hash: *hash,
+                data: *data,
+                acl: acl.clone(),
+                owner: *owner,
+                parent_creates: *parent_creates,
+                with_stat: *with_stat,
+            },
+            Planned::Delete { path, hash } => Change::Delete { path, path_hash: *hash },
+            Planned::SetData { path, hash, data, version } => Change::SetData { path, path_hash: *hash, data: *data, version: *version },
+            Planned::SetAcl { path, hash, acl, aversion } => {
+                Change::SetAcl { path, path_hash: *hash, acl: acl.clone(), aversion: *aversion }
+            }
+            Planned::Check => Change::Check,
+        }
+    }
+}
+
+/// ZooKeeper's rule for counters of versions: -1 means "any" in requests, so it is skipped.
+fn next_version(current: i32) -> i32 {
+    match current.wrapping_add(1) {
+        -1 => 0,
+        next => next,
+    }
+}
+
+fn check_version(current: i32, expected: i32) -> Result<i32, i32> {
+    if expected == -1 || expected == current { Ok(next_version(current)) } else { Err(code::BAD_VERSION) }
+}
+
+/// The parent's path of a path that a create or delete names, or BADARGUMENTS.
+fn parent_of(path: &str) -> Result<&str, i32> {
+    let Some(slash) = path.rfind('/').filter(|_| !path.contains('\0')) else { return Err(code::BAD_ARGUMENTS) };
+    Ok(if slash == 0 { "/" } else { &path[..slash] })
+}
+
+fn is_special(path: &str) -> bool {
+    matches!(path, "/" | "/zookeeper" | "/zookeeper/quota" | "/zookeeper/config")
+}
+
+/// Prepare: settings and the overlay.
+#[derive(Default)]
+pub struct Prepare {
+    pub config: PrepareConfig,
+    pub overlay: Overlay,
+}
+
+impl Prepare {
+    fn view(&self, asker: &Asker<'_>, hash: u64, path: &str) -> Option<NodeView> {
+        if let Some(proposed) = self.overlay.get(hash, path) {
+            return proposed.cloned();
+        }
+        asker.state.find_hashed(path, hash).map(|node| NodeView {
+            version: node.version(),
+            aversion: node.aversion(),
+            creates: node.creates(),
+            num_children: node.num_children(),
+            owner: node.owner(),
+            mtime_ms: node.mtime_ms(),
+            acl: AclView::Interned(node.acl_id()),
+        })
+    }
+
+    /// NOAUTH unless the asker has one of the permissions on the node.
+    fn require(&self, asker: &Asker<'_>, node: &NodeView, need: i32) -> Result<(), i32> {
+        let acl = match &node.acl {
+            AclView::Interned(AclId::OPEN) => return Ok(()),
+            AclView::Interned(id) => asker.state.acl(*id),
+            AclView::Proposed(list) => list,
+        };
+        let ids = decode_ids(asker.auth);
+        let allowed = auth::permits(&self.config.auth, acl, need, ids.iter().copied());
+        if allowed { Ok(()) } else { Err(code::NO_AUTH) }
+    }
+
+    fn fix_acl<'r>(&self, auth: &'r [u8], list: &AclList<'r>) -> Result<StoredAcl<'r>, i32> {
+        let ids = decode_ids(auth);
+        let fixed = auth::fix_acl(&self.config.auth, list.iter(), ids.iter().copied()).ok_or(code::INVALID_ACL)?;
+        Ok((!auth::is_open(&fixed)).then_some(fixed))
+    }
+
+    /// Checks one change and records it in the overlay, or says why not.
+    pub fn change<'r>(&mut self, asker: &Asker<'r>, request: &Request<'r>) -> Result<Planned<'r>, i32> {
+        match request {
+            Request::Create(create) => self.create(asker, opcode::CREATE, create, -1),
+            Request::Create2(create) => self.create(asker, opcode::CREATE2, create, -1),
+            Request::CreateContainer(create) => self.create(asker, opcode::CREATE_CONTAINER, create, -1),
+            Request::CreateTtl(create, ttl_ms) => self.create(asker, opcode::CREATE_TTL, create, *ttl_ms),
+            Request::Delete { path, version } => self.delete(asker, path, *version),
+            Request::SetData { path, data, version } => self.set_data(asker, path, *data, *version),
+            Request::SetAcl { path, acl, version } => self.set_acl(asker, path, acl, *version),
+            Request::Check { path, version } => self.check(asker, path, *version),
+            other => unreachable!("{other:?} is not a change"),
+        }
+    }
+
+    fn create<'r>(&mut self, asker: &Asker<'r>, op: i32, create: &wire::Create<'r>, ttl_ms: i64) -> Result<Planned<'r>, i32> {
+        let mode = Mode::of(op, create.flags, ttl_ms, self.config.extended_types_enabled)?;
+        let requested = &create.path;
+        let parent_path = parent_of(requested)?.to_owned();
+        let acl = self.fix_acl(asker.auth, &create.acl)?;
+        let parent_hash = paths::hash(&parent_path);
+        let mut parent = self.view(asker, parent_hash, &parent_path).ok_or(code::NO_NODE)?;
+        self.require(asker, &parent, perm::CREATE)?;
+        let path = match mode.sequential {
+            true if parent.creates > SEQUENCE_MAX => return Err(code::SYSTEM_ERROR),
+            true => Cow::Owned(format!("{requested}{}", paths::sequential_suffix(parent.creates as i32))),
+            false => requested.clone(),
+        };
+        if !paths::validate(&path) {
+            return Err(code::BAD_ARGUMENTS);
+        }
+        let hash = paths::hash(&path);
+        if self.view(asker, hash, &path).is_some() {
+            return Err(code::NODE_EXISTS);
+        }
+        if is_ephemeral(parent.owner) {
+            return Err(code::NO_CHILDREN_FOR_EPHEMERALS);
+        }
+        let owner = mode.owner(asker.session, ttl_ms);
+        parent.creates = parent.creates.saturating_add(1);
+        parent.num_children += 1;
+        let parent_creates = parent.creates;
+        self.overlay.set(parent_hash, &parent_path, asker.zxid, Some(parent));
+        let acl_view = proposed_acl(&acl);
+        let mtime_ms = asker.time_ms;
+        let node = NodeView { version: 0, aversion: 0, creates: 0, num_children: 0, owner, mtime_ms, acl: acl_view };
+        self.overlay.set(hash, &path, asker.zxid, Some(node));
+        let with_stat = op != opcode::CREATE;
+        Ok(Planned::Create { path, hash, data: create.data, acl, owner, parent_creates, with_stat })
+    }
+
+    fn delete<'r>(&mut self, asker: &Asker<'r>, path: &Cow<'r, str>, version: i32) -> Result<Planned<'r>, i32> {
+        let parent_path = parent_of(path)?;
+        if is_special(path) {
+            return Err(code::BAD_ARGUMENTS);
+        }
+        let parent = self.view(asker, paths::hash(parent_path), parent_path).ok_or(code::NO_NODE)?;
+        self.require(asker, &parent, perm::DELETE)?;
+        let hash = paths::hash(path);
+        let node = self.view(asker, hash, path).ok_or(code::NO_NODE)?;
+        check_version(node.version, version)?;
+        if node.num_children > 0 {
+            return Err(code::NOT_EMPTY);
+        }
+        self.remove(asker, hash, path);
+        Ok(Planned::Delete { path: path.clone(), hash })
+    }
+
+    /// Records a deletion: the node goes and its parent has one child less.
+    fn remove(&mut self, asker: &Asker<'_>, hash: u64, path: &str) {
+        let parent_path = parent_of(path).expect("a node's path has a parent");
+        let parent_hash = paths::hash(parent_path);
+        let mut parent = self.view(asker, parent_hash, parent_path).expect("a node's parent exists");
+        parent.num_children -= 1;
+        self.overlay.set(parent_hash, parent_path, asker.zxid, Some(parent));
+        self.overlay.set(hash, path, asker.zxid, None);
+    }
+
+    fn set_data<'r>(&mut self, asker: &Asker<'r>, path: &Cow<'r, str>, data: Option<&'r [u8]>, version: i32) -> Result<Planned<'r>, i32> {
+        let (hash, mut node) = self.existing(asker, path, perm::WRITE)?;
+        node.version = check_version(node.version, version)?;
+        node.mtime_ms = asker.time_ms;
+        let version = node.version;
+        self.overlay.set(hash, path, asker.zxid, Some(node));
+        Ok(Planned::SetData { path: path.clone(), hash, data, version })
+    }
+
+    fn set_acl<'r>(&mut self, asker: &Asker<'r>, path: &Cow<'r, str>, acl: &AclList<'r>, version: i32) -> Result<Planned<'r>, i32> {
+        if !paths::validate(path) {
+            return Err(code::BAD_ARGUMENTS);
+        }
+        let acl = self.fix_acl(asker.auth, acl)?;
+        let (hash, mut node) = self.existing(asker, path, perm::ADMIN)?;
+        node.aversion = check_version(node.aversion, version)?;
+        node.acl = proposed_acl(&acl);
+        let aversion = node.aversion;
+        self.overlay.set(hash, path, asker.zxid, Some(node));
+        Ok(Planned::SetAcl { path: path.clone(), hash, acl, aversion })
+    }
+
+    fn check<'r>(&mut self, asker: &Asker<'r>, path: &Cow<'r, str>, version: i32) -> Result<Planned<'r>, i32> {
+        let (_, node) = self.existing(asker, path, perm::READ)?;
+        check_version(node.version, version)?;
+        Ok(Planned::Check)
+    }
+
+    fn existing(&self, asker: &Asker<'_>, path: &str, need: i32) -> Result<(u64, NodeView), i32> {
+        if !paths::validate(path) {
+            return Err(code::BAD_ARGUMENTS);
+        }
+        let hash = paths::hash(path);
+        let node = self.view(asker, hash, path).ok_or(code::NO_NODE)?;
+        self.require(asker, &node, need)?;
+        Ok((hash, node))
+    }
+
+    /// A multi: all changes or none. Err carries one code per operation.
+    pub fn multi<'r>(&mut self, asker: &Asker<'r>, ops: impl Iterator<Item = Request<'r>>) -> Result<Vec<Planned<'r>>, Vec<i32>> {
+        self.overlay.begin();
+        let mut planned = Vec::new();
+        let mut codes = Vec::new();
+        for request in ops {
+            if codes.last().is_some_and(|&c| c != code::OK) {
+                codes.push(code::RUNTIME_INCONSISTENCY); // never tried
+                continue;
+            }
+            match self.change(asker, &request) {
+                Ok(mut change) => {
+                    // Inside a multi every container is answered like create2.
+                    if let Planned::Create { owner: CONTAINER, with_stat, .. } = &mut change {
+                        *with_stat = true;
+                    }
+                    planned.push(change);
+                    codes.push(code::OK);
+                }
+                Err(refused) => codes.push(refused),
+            }
+        }
+        if codes.iter().all(|&c| c == code::OK) {
+            self.overlay.keep();
+            return Ok(planned);
+        }
+        self.overlay.take_back();
+        Err(codes)
+    }
+
+    /// The session ends: records that its ephemerals, applied or proposed, are gone.
+    pub fn close_session(&mut self, asker: &Asker<'_>) {
+        let mut owned = asker.state.ephemerals(asker.session);
+        owned.extend(self.overlay.owned_by(asker.session));
+        owned.sort_unstable();
+        owned.dedup();
+        for path in owned {
+            let hash = paths::hash(&path);
+            if self.view(asker, hash, &path).is_some_and(|node| node.owner == asker.session) {
+                self.remove(asker, hash, &path);
+            }
+        }
+    }
+
+    /// The server removes a container or TTL node that nobody used for long enough. None when something proposed keeps it.
+    pub fn reap<'r>(&mut self, asker: &Asker<'r>, path: &'r str) -> Option<Planned<'r>> {
+        let hash = paths::hash(path);
+        let node = self.view(asker, hash, path)?;
+        let due = match Owner::of(node.owner) {
+            Owner::None | Owner::Session(_) => false,
+            Owner::Container => true,
+            Owner::Ttl(ttl_ms) => node.mtime_ms.saturating_add(ttl_ms) < asker.time_ms,
+        };
+        if !due || node.num_children > 0 {
+            return None;
+        }
+        self.remove(asker, hash, path);
+        Some(Planned::Delete { path: Cow::Borrowed(path), hash })
+    }
+}
+
+fn proposed_acl(acl: &StoredAcl<'_>) -> AclView {
+    let Some(list) = acl else { return AclView::Interned(AclId::OPEN) };
+    let owned = list.iter().map(|a| crate::wire::record::Acl { perms: a.perms as i32, scheme: a.scheme.into(), id: a.id.into() });
+    AclView::Proposed(Arc::from_iter(owned))
+}
+
+/// Whether an owner value is a session, not a container's or a TTL's.
+fn is_ephemeral(owner: i64) -> bool {
+    matches!(Owner::of(owner), Owner::Session(_))
+}
+
+/// The identities of a submit: a jute vector of Id that our own shard encoded.
+fn decode_ids(auth: &[u8]) -> Vec<IdRef<'_>> {
+    let mut reader = Reader::new(auth);
+    let count = reader.vector(8).expect("our own encoding").unwrap_or(0);
+    (0..count).map(|_| (reader.utf8().expect("our own encoding"), reader.utf8().expect("our own encoding"))).collect()
+}
+
+/// What the flags of a create ask for.
+struct Mode {
+    ephemeral: bool,
+    sequential: bool,
+    container: bool,
+    ttl: bool,
+}
+
+impl Mode {
+    /// Flags as ZooKeeper's CreateMode, checked against the opcode that carries them: containers and TTL nodes only
+    /// through their own opcodes, in the order flags, feature, range.
+    fn of(op: i32, flags: i32, ttl_ms: i64, ttl_enabled: bool) -> Result<Mode, i32> {
+        if !(0..=6).contains(&flags) {
+            return Err(code::BAD_ARGUMENTS);
+        }
+        let mode =
+            Mode { ephemeral: matches!(flags, 1 | 3), sequential: matches!(flags, 2 | 3 | 6), container: flags == 4, ttl: flags >= 5 };
+        if (mode.ttl || op == opcode::CREATE_TTL) && !ttl_enabled {
+            return Err(code::UNIMPLEMENTED);
+        }
+        let right_opcode = mode.ttl == (op == opcode::CREATE_TTL) && (op != opcode::CREATE_CONTAINER || mode.container);
+        let right_ttl = if mode.ttl { (1..=TTL_MS_MAX).contains(&ttl_ms) } else { true };
+        if right_opcode && right_ttl { Ok(mode) } else { Err(code::BAD_ARGUMENTS) }
+    }
+
+    fn owner(&self, session: i64, ttl_ms: i64) -> i64 {
+        let owner = match self {
+            Mode { ephemeral: true, .. } => Owner::Session(session),
+            Mode { container: true, .. } => Owner::Container,
+            Mode { ttl: true, .. } => Owner::Ttl(ttl_ms),
+            _ => Owner::None,
+        };
+        owner.raw()
+    }
+}

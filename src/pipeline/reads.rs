@@ -1,0 +1,265 @@
+//! Everything a shard answers by itself: reads from its State, watch registrations, and the refusals that rest on
+//! nothing but the request (malformed, unknown opcode). Follows ZooKeeper's FinalRequestProcessor, one function per opcode.
+//! Refuses to change the State.
+
+use super::auth::{self, AuthConfig, perm};
+use super::conn::Identities;
+use super::message::ConnId;
+use crate::tree::{AclId, NodeRef, State, path};
+use crate::watch::{WatchKind, WatcherType, Watches};
+use crate::wire::jute;
+use crate::wire::record::{Acl, event, xid as xids};
+use crate::wire::request::{DecodeError, Request, SetWatches, opcode};
+use crate::wire::response::{self, code};
+
+/// What an answer needs besides the request.
+pub struct Reads<'a> {
+    pub state: &'a State,
+    pub watches: &'a mut Watches,
+    pub auth: &'a AuthConfig,
+    /// No more watches are registered: the shard holds as many as it may.
+    pub watches_full: bool,
+    pub conn: ConnId,
+    pub session: i64,
+    pub ids: &'a Identities,
+}
+
+/// What becomes of the connection after the answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum After {
+    Open,
+    Close,
+}
+
+type Answer = Result<(), i32>;
+
+impl Reads<'_> {
+    /// Appends the reply to a request frame's body (and watch events that must precede it) to `out`.
+    pub fn answer(&mut self, xid: i32, op: i32, body: &[u8], out: &mut Vec<u8>) -> After {
+        let zxid = self.state.applied();
+        let request = match Request::decode(op, body) {
+            Ok(request) => request,
+            Err(DecodeError::Unimplemented) => {
+                // As ZooKeeper: the zxid of a request that never had one.
+                response::reply(out, xid, u64::MAX, code::UNIMPLEMENTED);
+                return After::Close;
+            }
+            Err(DecodeError::Malformed) => {
+                response::reply(out, xid, zxid, code::MARSHALLING_ERROR);
+                return After::Open;
+            }
+        };
+        let xid = if op == opcode::PING { xids::PING } else { xid };
+        if let Request::SetWatches(set) | Request::SetWatches2(set) = &request {
+            self.set_watches(set, out);
+        }
+        let mark = response::begin_reply(out, xid, zxid, code::OK);
+        match self.body(&request, out) {
+            Ok(()) => response::end_frame(out, mark),
+            Err(refused) => {
+                out.truncate(mark);
+                response::reply(out, xid, zxid, refused);
+            }
+        }
+        After::Open
+    }
+
+    fn body(&mut self, request: &Request<'_>, out: &mut Vec<u8>) -> Answer {
+        match request {
+            Request::Ping | Request::SetWatches(_) | Request::SetWatches2(_) => Ok(()),
+            Request::Exists { path, watch } => self.exists(path, *watch, out),
+            Request::GetData { path, watch } => self.get_data(path, *watch, out),
+            Request::GetChildren { path, watch } => self.get_children(path, *watch, false, out),
+            Request::GetChildren2 { path, watch } => self.get_children(path, *watch, true, out),
+            Request::GetAcl { path } => self.get_acl(path, out),
+            Request::MultiRead(ops) => self.multi_read(ops.iter(), out),
+            Request::GetEphemerals { prefix } => self.get_ephemerals(prefix, out),
+            Request::GetAllChildrenNumber { path } => self.get_all_children_number(path, out),
+            Request::WhoAmI => self.who_am_i(out),
+            Request::AddWatch { path, mode } => self.add_watch(path, *mode, out),
+            Request::CheckWatches { path, kind } => self.check_watches(path, *kind),
+            Request::RemoveWatches { path, kind } => self.remove_watches(path, *kind),
+            Request::Reconfig => Err(code::RECONFIG_DISABLED),
+            other => unreachable!("{other:?} is not answered by a shard"),
+        }
+    }
+
+    fn permits(&self, acl: &[Acl], need: i32) -> bool {
+        auth::permits(self.auth, acl, need, self.ids.list.iter().map(|id| (id.scheme.as_str(), id.id.as_str())))
+    }
+
+    /// The node a read names. The empty path is the root too, as in ZooKeeper's table.
+    fn find(&self, path: &str) -> Option<NodeRef<'_>> {
+        self.state.find(if path.is_empty() { path::ROOT } else { path })
+    }
+
+    fn readable(&self, path: &str) -> Result<NodeRef<'_>, i32> {
+        let node = self.find(path).ok_or(code::NO_NODE)?;
+        let open = node.acl_id() == AclId::OPEN || self.permits(self.state.acl(node.acl_id()), perm::READ);
+        if open { Ok(node) } else { Err(code::NO_AUTH) }
+    }
+
+    fn exists(&mut self, path: &str, watch: bool, out: &mut Vec<u8>) -> Answer {
+        if path.contains('\0') {
+            return Err(code::BAD_ARGUMENTS);
+        }
+        let found = self.readable(path).map(|node| node.stat());
+        if watch && found != Err(code::NO_AUTH) {
+            self.watches.add(path, self.conn, WatchKind::Data);
+        }
+        found?.encode(out);
+        Ok(())
+    }
+
+    fn get_data(&mut self, path: &str, watch: bool, out: &mut Vec<u8>) -> Answer {
+        let node = self.readable(path)?;
+        jute::write_buffer(out, node.data());
+        node.stat().encode(out);
+        if watch {
+            self.watches.add(path, self.conn, WatchKind::Data);
+        }
+        Ok(())
+    }
+
+    fn get_children(&mut self, path: &str, watch: bool, with_stat: bool, out: &mut Vec<u8>) -> Answer {
+        let node = self.readable(path)?;
+        jute::write_i32(out, node.num_children() as i32);
+        node.children().for_each(|name| jute::write_string(out, name));
+        if with_stat {
+            node.stat().encode(out);
+        }
+        if watch {
+            self.watches.add(path, self.conn, WatchKind::Child);
+        }
+        Ok(())
+    }
+
+    fn get_acl(&self, path: &str, out: &mut Vec<u8>) -> Answer {
+        let node = self.find(path).ok_or(code::NO_NODE)?;
+        let acl = self.state.acl(node.acl_id());
+        if !self.permits(acl, perm::READ | perm::ADMIN) {
+            return Err(code::NO_AUTH);
+        }
+        let administers = self.permits(acl, perm::ADMIN);
+        jute::write_i32(out, acl.len() as i32);
+        for entry in acl {
+            jute::write_i32(out, entry.perms);
+            jute::write_string(out, &entry.scheme);
+            match entry.scheme == "digest" && !administers {
+                true => jute::write_string(out, &auth::redacted(&entry.id)),
+                false => jute::write_string(out, &entry.id),
+            }
+        }
+        node.stat().encode(out);
+        Ok(())
+    }
+
+    /// Every operation gets its own result; the watch flags inside are ignored, as in ZooKeeper.
+    fn multi_read<'r>(&mut self, ops: impl Iterator<Item = Request<'r>>, out: &mut Vec<u8>) -> Answer {
+        for op in ops {
+            let start = out.len();
+            let (kind, result) = match &op {
+                Request::GetData { path, .. } => {
+                    response::multi_header(out, opcode::GET_DATA, false, code::OK);
+                    (opcode::GET_DATA, self.get_data(path, false, out))
+                }
+                Request::GetChildren { path, .. } => {
+                    response::multi_header(out, opcode::GET_CHILDREN, false, code::OK);
+                    (opcode::GET_CHILDREN, self.get_children(path, false, false, out))
+                }
+                other => unreachable!("the decoder lets only reads into a multiRead, not {other:?}"),
+            };
+            debug_assert!(kind > 0);
+            if let Err(refused) = result {
+                out.truncate(start);
+                response::multi_error(out, refused);
+            }
+        }
+        response::multi_end(out);
+        Ok(())
+    }
+
+    fn get_ephemerals(&self, prefix: &str, out: &mut Vec<u8>) -> Answer {
+        let mark = out.len();
+        jute::write_i32(out, 0);
+        let mut count = 0i32;
+        let prefix = if prefix.trim().is_empty() { "" } else { prefix };
+        for path in self.state.ephemerals(self.session).into_iter().filter(|path| path.starts_with(prefix)) {
+            jute::write_string(out, &path);
+            count += 1;
+        }
+        out[mark..mark + 4].copy_from_slice(&count.to_be_bytes());
+        Ok(())
+    }
+
+    fn get_all_children_number(&self, path: &str, out: &mut Vec<u8>) -> Answer {
+        let node = self.readable(path)?;
+        // ZooKeeper counts neither the root nor one more for "/" (T47).
+        let number = if path == "/" { self.state.node_count() as i32 - 1 } else { node.descendants() as i32 };
+        jute::write_i32(out, number);
+        Ok(())
+    }
+
+    fn who_am_i(&self, out: &mut Vec<u8>) -> Answer {
+        jute::write_i32(out, self.ids.list.len() as i32);
+        for id in &self.ids.list {
+            jute::write_string(out, &id.scheme);
+            let user = if id.scheme == "digest" { id.id.split(':').next().unwrap_or("") } else { &id.id };
+            jute::write_string(out, user);
+        }
+        Ok(())
+    }
+
+    fn add_watch(&mut self, path: &str, mode: i32, out: &mut Vec<u8>) -> Answer {
+        let kind = match mode {
+            0 => WatchKind::Persistent,
+            1 => WatchKind::PersistentRecursive,
+            _ => return Err(code::MARSHALLING_ERROR),
+        };
+        self.watches.add(path, self.conn, kind);
+        jute::write_i32(out, code::OK);
+        Ok(())
+    }
+
+    fn check_watches(&self, path: &str, kind: i32) -> Answer {
+        let kind = WatcherType::from_wire(kind).ok_or(code::MARSHALLING_ERROR)?;
+        if self.watches.check(path, self.conn, kind) { Ok(()) } else { Err(code::NO_WATCHER) }
+    }
+
+    fn remove_watches(&mut self, path: &str, kind: i32) -> Answer {
+        let kind = WatcherType::from_wire(kind).ok_or(code::MARSHALLING_ERROR)?;
+        if self.watches.remove(path, self.conn, kind) { Ok(()) } else { Err(code::NO_WATCHER) }
+    }
+
+    /// After a reconnect: what changed meanwhile is told at once (without a look at access control, as ZooKeeper),
+    /// everything else is watched again.
+    fn set_watches(&mut self, set: &SetWatches<'_>, out: &mut Vec<u8>) {
+        let seen = set.relative_zxid;
+        for path in set.data.iter() {
+            match self.find(&path).map(|node| node.stat().mzxid) {
+                None => catch_up(event::NODE_DELETED, &path, out),
+                Some(mzxid) if mzxid > seen => catch_up(event::NODE_DATA_CHANGED, &path, out),
+                Some(_) => self.watches.add(&path, self.conn, WatchKind::Data),
+            }
+        }
+        for path in set.exist.iter() {
+            match self.find(&path) {
+                Some(_) => catch_up(event::NODE_CREATED, &path, out),
+                None => self.watches.add(&path, self.conn, WatchKind::Data),
+            }
+        }
+        for path in set.child.iter() {
+            match self.find(&path).map(|node| node.stat().pzxid) {
+                None => catch_up(event::NODE_DELETED, &path, out),
+                Some(pzxid) if pzxid > seen => catch_up(event::NODE_CHILDREN_CHANGED, &path, out),
+                Some(_) => self.watches.add(&path, self.conn, WatchKind::Child),
+            }
+        }
+        set.persistent.iter().for_each(|path| self.watches.add(&path, self.conn, WatchKind::Persistent));
+        set.persistent_recursive.iter().for_each(|path| self.watches.add(&path, self.conn, WatchKind::PersistentRecursive));
+    }
+}
+
+fn catch_up(kind: i32, path: &str, out: &mut Vec<u8>) {
+    response::watch_event(out, u64::MAX, kind, path);
+}

@@ -1,0 +1,496 @@
+//! The brain of one shard: its connections, its State and its watches. Reads are answered here, writes go up as submits,
+//! and when their transactions come back on the commit ring, every shard applies them and exactly one replies,
+//! watch events first. Refuses to order anything and to touch sockets: what the loop has to do comes out as actions.
+
+mod commit;
+mod deliver;
+mod session;
+
+use super::auth::{self, AuthConfig};
+use super::conn::{Conn, Connect, Frame, Identities, Phase};
+use super::message::{ConnId, Down, Submit, Up};
+use super::reads::{After, Reads};
+use crate::limits::{SUBMITS_BYTES_MAX, WATCHES_PER_SHARD_MAX};
+use crate::tree::State;
+use crate::watch::Watches;
+use crate::wire::jute;
+use crate::wire::record::ConnectRequest;
+use crate::wire::request::{DecodeError, Request, opcode};
+use crate::wire::response::{self, code};
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+/// Settings of a shard.
+#[derive(Clone, Debug)]
+pub struct ReplicaConfig {
+    pub server: u16,
+    pub shard: u16,
+    pub boot: u32,
+    pub auth: AuthConfig,
+    pub session_timeout_ms_min: i32,
+    pub session_timeout_ms_max: i32,
+    /// Connections from one address, 0 for no limit; loopback may be exempt.
+    pub connections_per_address_max: usize,
+    pub loopback_exempt: bool,
+    /// Connections of the whole server, 0 for no limit.
+    pub connections_max: usize,
+    pub frame_bytes_max: usize,
+    /// A connection without a session is closed after this.
+    pub handshake_timeout_ms: u64,
+    /// Whether four bytes are a four-letter word.
+    pub is_word: fn([u8; 4]) -> bool,
+}
+
+/// How many connections there are already, when a new one is accepted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Census {
+    pub from_address: usize,
+    pub total: usize,
+}
+
+/// What the loop has to do for a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// There is output to take and send.
+    Flush(ConnId),
+    /// Send what is left, then close the socket and say `closed`.
+    Close(ConnId),
+    /// Stop receiving.
+    Pause(ConnId),
+    /// Receive again.
+    Resume(ConnId),
+    /// Ask for the answer to a four-letter word and give it to `four_letter_answer`.
+    FourLetter(ConnId, [u8; 4]),
+}
+
+/// Figures of a shard, for the admin plane.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct ShardFigures {
+    pub connections: u64,
+    pub received: u64,
+    pub sent: u64,
+    pub outstanding: u64,
+    pub latency_min_ms: u64,
+    pub latency_max_ms: u64,
+    pub latency_sum_ms: u64,
+    pub latency_count: u64,
+}
+
+type FixedHash = BuildHasherDefault<DefaultHasher>;
+
+/// One core's brain. See the module heading.
+pub struct Replica {
+    config: ReplicaConfig,
+    state: State,
+    watches: Watches,
+    conns: Vec<Option<Box<Conn>>>,
+    free: Vec<u32>,
+    generations: Vec<u32>,
+    sessions: HashMap<i64, ConnId, FixedHash>,
+    /// Connections without a session yet, in order of their deadline.
+    handshaking: VecDeque<(u64, ConnId)>,
+    parked: Vec<ConnId>,
+    touched: Vec<ConnId>,
+    stalled: Vec<ConnId>,
+    deferred: VecDeque<Down>,
+    actions: VecDeque<Action>,
+    submits: Vec<u8>,
+    spare_outputs: Vec<Vec<u8>>,
+    event_frame: Vec<u8>,
+    now_ms: u64,
+    figures: ShardFigures,
+}
+
+impl Replica {
+    pub fn new(config: ReplicaConfig, state: State) -> Replica {
+        Replica {
+            config,
+            state,
+            watches: Watches::default(),
+            conns: Vec::new(),
+            free: Vec::new(),
+            generations: Vec::new(),
+            sessions: HashMap::default(),
+            handshaking: VecDeque::new(),
+            parked: Vec::new(),
+            touched: Vec::new(),
+            stalled: Vec::new(),
+            deferred: VecDeque::new(),
+            actions: VecDeque::new(),
+            submits: Vec::new(),
+            spare_outputs: Vec::new(),
+            event_frame: Vec::new(),
+            now_ms: 0,
+            figures: ShardFigures::default(),
+        }
+    }
+
+    /// Monotonic time, read once per turn.
+    pub fn begin_turn(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+    }
+
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// For the snapshot walk, which changes nothing that a client can see.
+    pub fn state_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+
+    pub fn watches(&self) -> &Watches {
+        &self.watches
+    }
+
+    pub fn applied(&self) -> u64 {
+        self.state.applied()
+    }
+
+    pub fn figures(&self) -> ShardFigures {
+        self.figures
+    }
+
+    /// Forgets latencies and counters (`srst`).
+    pub fn reset_figures(&mut self) {
+        self.figures = ShardFigures { connections: self.figures.connections, outstanding: self.figures.outstanding, ..Default::default() };
+    }
+
+    pub fn conns(&self) -> impl Iterator<Item = &Conn> {
+        self.conns.iter().flatten().map(|conn| &**conn)
+    }
+
+    /// Encoded `Up` records for the ring. What the ring does not take stays; beyond a bound no request is executed.
+    pub fn submits(&mut self) -> &mut Vec<u8> {
+        &mut self.submits
+    }
+
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// A new socket. None: too many connections; close it.
+    pub fn accept(&mut self, peer: SocketAddr, census: Census, entropy: [u8; 16]) -> Option<ConnId> {
+        let config = &self.config;
+        let exempt = config.loopback_exempt && peer.ip().to_canonical().is_loopback();
+        let per_address = config.connections_per_address_max;
+        if per_address > 0 && !exempt && census.from_address >= per_address {
+            tracing::warn!("too many connections from {} (maxClientCnxns {per_address})", peer.ip());
+            return None;
+        }
+        if config.connections_max > 0 && census.total >= config.connections_max {
+            tracing::warn!("too many connections (maxCnxns {}), refused one from {peer}", config.connections_max);
+            return None;
+        }
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.conns.push(None);
+            self.generations.push(0);
+            (self.conns.len() - 1) as u32
+        });
+        let id = ConnId::new(slot, self.generations[slot as usize]);
+        self.conns[slot as usize] = Some(Box::new(Conn::new(id, peer, entropy, self.now_ms)));
+        self.handshaking.push_back((self.now_ms + self.config.handshake_timeout_ms, id));
+        self.figures.connections += 1;
+        Some(id)
+    }
+
+    /// The socket is gone.
+    pub fn closed(&mut self, id: ConnId) {
+        let Some(conn) = self.take(id) else { return };
+        self.forget(&conn);
+        self.generations[id.slot()] = self.generations[id.slot()].wrapping_add(1);
+        self.free.push(id.slot() as u32);
+        self.figures.connections -= 1;
+    }
+
+    /// A connection is of no use any more: its watches and its claim on the session go at once.
+    fn forget(&mut self, conn: &Conn) {
+        if self.sessions.get(&conn.session) == Some(&conn.id) {
+            self.sessions.remove(&conn.session);
+        }
+        self.watches.drop_conn(conn.id);
+        self.figures.outstanding -= conn.pending.len() as u64;
+    }
+
+    fn close(&mut self, conn: &mut Conn) {
+        if conn.phase != Phase::Closing {
+            self.forget(conn);
+            conn.pending.clear();
+            conn.phase = Phase::Closing;
+            self.actions.push_back(Action::Close(conn.id));
+        }
+    }
+
+    fn take(&mut self, id: ConnId) -> Option<Box<Conn>> {
+        let slot = self.conns.get_mut(id.slot())?;
+        if slot.as_ref()?.id == id { slot.take() } else { None }
+    }
+
+    fn put(&mut self, conn: Box<Conn>) {
+        let slot = conn.id.slot();
+        debug_assert!(self.conns[slot].is_none());
+        self.conns[slot] = Some(conn);
+    }
+
+    /// Runs `f` on a connection that is still there, and queues what it made it send.
+    fn with_conn(&mut self, id: ConnId, f: impl FnOnce(&mut Replica, &mut Conn)) {
+        let Some(mut conn) = self.take(id) else { return };
+        f(self, &mut conn);
+        self.queue_flush(&mut conn);
+        self.put(conn);
+    }
+
+    fn queue_flush(&mut self, conn: &mut Conn) {
+        if !conn.output.is_empty() && conn.in_flight == 0 && !conn.flush_queued {
+            conn.flush_queued = true;
+            self.actions.push_back(Action::Flush(conn.id));
+        }
+    }
+
+    /// Takes the bytes to send, in order. Nothing more is given out for this connection until `sent`.
+    pub fn take_output(&mut self, id: ConnId) -> Vec<u8> {
+        let Some(conn) = self.conns.get_mut(id.slot()).and_then(|c| c.as_mut()).filter(|c| c.id == id) else { return Vec::new() };
+        conn.flush_queued = false;
+        let output = std::mem::take(&mut conn.output);
+        conn.in_flight = output.len();
+        output
+    }
+
+    /// The bytes of `take_output` are with the kernel; their buffer comes back.
+    pub fn sent(&mut self, id: ConnId, mut buffer: Vec<u8>) {
+        if self.spare_outputs.len() < 64 && buffer.capacity() <= 256 << 10 {
+            buffer.clear();
+            self.spare_outputs.push(buffer);
+        }
+        self.with_conn(id, |replica, conn| {
+            conn.in_flight = 0;
+            replica.run(conn);
+        });
+    }
+
+    /// Bytes from a socket.
+    pub fn receive(&mut self, id: ConnId, bytes: &[u8]) {
+        self.with_conn(id, |replica, conn| {
+            if conn.phase == Phase::Closing {
+                return;
+            }
+            if conn.has_input() {
+                conn.add_input(bytes);
+            } else {
+                let used = replica.execute(conn, bytes);
+                conn.add_input(&bytes[used..]);
+            }
+            replica.run(conn);
+        });
+    }
+
+    /// Executes what is waiting in the connection's input, as far as limits allow.
+    fn run(&mut self, conn: &mut Conn) {
+        if conn.has_input() && conn.phase != Phase::Closing {
+            let input = conn.take_input();
+            let used = self.execute(conn, &input);
+            conn.keep_input(input, used);
+        }
+        match conn.pause_change(self.config.frame_bytes_max) {
+            Some(true) => self.actions.push_back(Action::Pause(conn.id)),
+            Some(false) => self.actions.push_back(Action::Resume(conn.id)),
+            None => {}
+        }
+    }
+
+    /// Continues connections that had to stop because submits did not drain. Call after moving submits into the ring.
+    pub fn resume(&mut self) {
+        if self.stalled.is_empty() || self.submits.len() >= SUBMITS_BYTES_MAX {
+            return;
+        }
+        for id in std::mem::take(&mut self.stalled) {
+            self.with_conn(id, |replica, conn| {
+                conn.stalled = false;
+                replica.run(conn);
+            });
+        }
+    }
+
+    /// Whether connections wait for room in the submits.
+    pub fn is_stalled(&self) -> bool {
+        !self.stalled.is_empty()
+    }
+
+    /// Executes whole frames at the start of `bytes`; returns how many bytes they took.
+    fn execute(&mut self, conn: &mut Conn, bytes: &[u8]) -> usize {
+        let mut used = 0;
+        if conn.output.capacity() == 0 {
+            conn.output = self.spare_outputs.pop().unwrap_or_default();
+        }
+        while self.may_execute(conn) {
+            match conn.frame(&bytes[used..], self.config.frame_bytes_max, self.config.is_word) {
+                Frame::Whole(frame) => {
+                    used += 4 + frame.len();
+                    self.frame(conn, frame);
+                }
+                Frame::Partial => break,
+                Frame::FourLetter(word) => {
+                    conn.phase = Phase::FourLetter;
+                    self.actions.push_back(Action::FourLetter(conn.id, word));
+                    return bytes.len();
+                }
+                Frame::TooLong { len, xid } => {
+                    self.too_long(conn, len, xid);
+                    return bytes.len();
+                }
+            }
+        }
+        if matches!(conn.phase, Phase::Closing | Phase::FourLetter) { bytes.len() } else { used }
+    }
+
+    fn may_execute(&mut self, conn: &mut Conn) -> bool {
+        if !matches!(conn.phase, Phase::Handshake | Phase::Open) || !conn.may_execute() {
+            return false;
+        }
+        if self.submits.len() >= SUBMITS_BYTES_MAX {
+            if !conn.stalled {
+                conn.stalled = true;
+                self.stalled.push(conn.id);
+            }
+            return false;
+        }
+        true
+    }
+
+    /// ZooKeeper closes without a word; an error on the request's xid tells the client not to try again.
+    fn too_long(&mut self, conn: &mut Conn, len: i32, xid: Option<i32>) {
+        tracing::warn!("{}: a frame of {len} bytes is beyond jute.maxbuffer ({}), closed", conn.peer, self.config.frame_bytes_max);
+        if let Some(xid) = xid.filter(|_| conn.pending.is_empty()) {
+            response::reply(&mut conn.output, xid, self.state.applied(), code::BAD_ARGUMENTS);
+        }
+        self.close(conn);
+    }
+
+    fn frame(&mut self, conn: &mut Conn, frame: &[u8]) {
+        conn.figures.received += 1;
+        self.figures.received += 1;
+        if conn.phase == Phase::Handshake {
+            return match ConnectRequest::decode(frame) {
+                Ok(request) => self.connect(conn, Connect::of(&request)),
+                Err(_) => self.close(conn),
+            };
+        }
+        self.touch(conn);
+        let Some((xid, op, body)) = split_header(frame) else { return self.close(conn) };
+        match op {
+            opcode::AUTH => self.authenticate(conn, xid, body),
+            opcode::CREATE
+            | opcode::CREATE2
+            | opcode::CREATE_CONTAINER
+            | opcode::CREATE_TTL
+            | opcode::DELETE
+            | opcode::SET_DATA
+            | opcode::SET_ACL
+            | opcode::MULTI
+            | opcode::SYNC
+            | opcode::CLOSE_SESSION => self.write(conn, xid, op, body, frame),
+            _ => self.local(conn, frame),
+        }
+    }
+
+    fn touch(&mut self, conn: &mut Conn) {
+        if !conn.touched {
+            conn.touched = true;
+            self.touched.push(conn.id);
+        }
+    }
+
+    /// A write goes up if it parses; what does not is answered here, in its turn.
+    fn write(&mut self, conn: &mut Conn, xid: i32, op: i32, body: &[u8], frame: &[u8]) {
+        match Request::decode(op, body) {
+            Ok(Request::Sync { path }) => {
+                let mut echo = Vec::new();
+                jute::write_string(&mut echo, &path);
+                self.submit(conn, xid, op, body, &echo);
+            }
+            Ok(_) => self.submit(conn, xid, op, body, &[]),
+            Err(DecodeError::Malformed | DecodeError::Unimplemented) => self.local(conn, frame),
+        }
+    }
+
+    fn submit(&mut self, conn: &mut Conn, xid: i32, op: i32, body: &[u8], echo: &[u8]) {
+        let sequence = conn.take_sequence();
+        let ids = conn.ids.clone();
+        let submit = Submit { conn: conn.id, sequence, opcode: op, session: conn.session, auth: &ids.encoded, body };
+        Up::Submit(submit).encode(&mut self.submits);
+        conn.submitted(sequence, xid, op, self.now_ms, echo);
+        self.figures.outstanding += 1;
+    }
+
+    /// Answers now if nothing waits before it, else in its turn.
+    fn local(&mut self, conn: &mut Conn, frame: &[u8]) {
+        if conn.pending.is_empty() {
+            let ids = conn.ids.clone();
+            self.answer(conn, frame, &ids, self.now_ms);
+        } else {
+            conn.hold(frame, self.now_ms);
+            self.figures.outstanding += 1;
+        }
+    }
+
+    fn answer(&mut self, conn: &mut Conn, frame: &[u8], ids: &Identities, at_ms: u64) {
+        let Some((xid, op, body)) = split_header(frame) else { unreachable!("a held frame has its header") };
+        let watches_full = self.watches.watch_count() >= WATCHES_PER_SHARD_MAX;
+        let mut reads = Reads {
+            state: &self.state,
+            watches: &mut self.watches,
+            watches_full,
+            auth: &self.config.auth,
+            conn: conn.id,
+            session: conn.session,
+            ids,
+        };
+        let after = reads.answer(xid, op, body, &mut conn.output);
+        self.answered(conn, xid, op, at_ms);
+        if after == After::Close {
+            self.close(conn);
+        }
+    }
+
+    fn answered(&mut self, conn: &mut Conn, xid: i32, op: i32, at_ms: u64) {
+        let latency_ms = conn.answered(xid, op, self.state.applied(), at_ms, self.now_ms);
+        let figures = &mut self.figures;
+        figures.sent += 1;
+        figures.latency_min_ms = if figures.latency_count == 0 { latency_ms } else { figures.latency_min_ms.min(latency_ms) };
+        figures.latency_max_ms = figures.latency_max_ms.max(latency_ms);
+        figures.latency_sum_ms += latency_ms;
+        figures.latency_count += 1;
+    }
+
+    /// The reply goes out at once, before anything that waits (T16).
+    fn authenticate(&mut self, conn: &mut Conn, xid: i32, body: &[u8]) {
+        let added = match Request::decode(opcode::AUTH, body) {
+            Ok(Request::Auth { scheme, credentials: Some(credentials) }) => {
+                auth::authenticate(&self.config.auth, &scheme, credentials, conn.peer.ip().to_canonical())
+            }
+            _ => None,
+        };
+        let Some(added) = added else {
+            tracing::warn!("{}: authentication failed, closed", conn.peer);
+            response::reply(&mut conn.output, xid, 0, code::AUTH_FAILED);
+            return self.close(conn);
+        };
+        let mut list = conn.ids.list.clone();
+        added.into_iter().for_each(|id| {
+            if !list.contains(&id) {
+                list.push(id)
+            }
+        });
+        conn.ids = Rc::new(Identities::new(list));
+        response::reply(&mut conn.output, xid, 0, code::OK);
+    }
+}
+
+/// xid, opcode and record of a request frame.
+fn split_header(frame: &[u8]) -> Option<(i32, i32, &[u8])> {
+    let (xid, rest) = frame.split_first_chunk::<4>()?;
+    let (op, body) = rest.split_first_chunk::<4>()?;
+    Some((i32::from_be_bytes(*xid), i32::from_be_bytes(*op), body))
+}

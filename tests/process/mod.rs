@@ -1,0 +1,94 @@
+//! Starts and stops the real binary for tests: a free port, a data directory, kill -9 and SIGTERM by process id.
+//! Refuses to leave anything running: a dropped server is killed.
+
+#![allow(dead_code)] // each test binary uses a part of it
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// One server process.
+pub struct Server {
+    child: Child,
+    pub address: String,
+    pub log: Arc<Mutex<String>>,
+}
+
+/// A port nobody listens on at this moment.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("loopback has a free port").local_addr().expect("it is bound").port()
+}
+
+/// A command that runs the server on this directory and port.
+pub fn command(data_dir: &Path, port: u16) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_falconer"));
+    command.args(["serve", "--shards", "2", "--client-port", &port.to_string()]);
+    command.arg("--data-dir").arg(data_dir);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+impl Server {
+    /// Starts a server and waits until it says that it serves.
+    pub fn start(data_dir: &Path, port: u16) -> Server {
+        Server::spawn(command(data_dir, port), port)
+    }
+
+    pub fn spawn(mut command: Command, port: u16) -> Server {
+        let mut child = command.spawn().expect("the server binary starts");
+        let log = Arc::new(Mutex::new(String::new()));
+        let lines = BufReader::new(child.stderr.take().expect("stderr is piped")).lines();
+        let sink = log.clone();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                sink.lock().unwrap().push_str(&(line + "\n"));
+            }
+        });
+        let mut server = Server { child, address: format!("127.0.0.1:{port}"), log };
+        server.wait_for("falconer: serving clients on");
+        server
+    }
+
+    fn wait_for(&mut self, text: &str) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !self.log.lock().unwrap().contains(text) {
+            let ended = self.child.try_wait().expect("the child can be asked");
+            assert!(ended.is_none() && Instant::now() < deadline, "no {text:?} ({ended:?}) in:\n{}", self.log.lock().unwrap());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// kill -9.
+    pub fn kill(mut self) {
+        self.child.kill().expect("the server can be killed");
+        self.child.wait().expect("it ends");
+    }
+
+    /// SIGTERM; returns how it ended and how long that took.
+    pub fn terminate(mut self) -> (ExitStatus, Duration) {
+        let start = Instant::now();
+        let killed = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().expect("kill runs");
+        assert!(killed.success());
+        let status = self.child.wait().expect("it ends");
+        (status, start.elapsed())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Data directories of tests: on the disk the target folder is on, so that O_DIRECT is tried too.
+pub fn data_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in(PathBuf::from(env!("CARGO_TARGET_TMPDIR"))).expect("the target folder is writable")
+}
