@@ -1,0 +1,126 @@
+//! The binary: exit codes, `serve --check`, and the client commands against a server of its own.
+//! FALCONER_TEST_SERVER=HOST:PORT runs them against another one, an Apache ZooKeeper with TTL nodes on for example: both
+//! must answer alike.
+
+mod process;
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use tempfile::TempDir;
+
+/// A server to talk to, and what keeps it running.
+struct Server {
+    address: String,
+    _running: Option<(process::Server, TempDir)>,
+}
+
+impl Server {
+    fn start() -> Server {
+        if let Ok(address) = std::env::var("FALCONER_TEST_SERVER") {
+            return Server { address, _running: None };
+        }
+        let dir = process::data_dir();
+        let server = process::Server::start(dir.path(), process::free_port());
+        Server { address: server.address.clone(), _running: Some((server, dir)) }
+    }
+
+    /// Exit code, standard output, standard error.
+    fn run(&self, line: &str) -> (i32, String, String) {
+        self.run_with(line, &[])
+    }
+
+    fn run_with(&self, line: &str, input: &[u8]) -> (i32, String, String) {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_falconer"))
+            .args(line.split(' '))
+            .args(["--server", &self.address])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+
+    #[track_caller]
+    fn prints(&self, line: &str, want: &str) {
+        assert_eq!(self.run(line), (0, want.into(), String::new()), "{line}");
+    }
+
+    #[track_caller]
+    fn fails(&self, line: &str, want: &str) {
+        assert_eq!(self.run(line), (1, String::new(), format!("falconer: {want}\n")), "{line}");
+    }
+}
+
+#[test]
+fn the_first_minute() {
+    let server = Server::start();
+    server.prints("create /app one", "/app\n");
+    server.prints("get /app", "one\n");
+    server.prints("set /app two --version 0", "");
+    server.fails("set /app three --version 0", "version No is not valid : /app");
+    server.prints("get /app", "two\n");
+    server.prints("create /app/q x -s", "/app/q0000000000\n");
+    server.prints("create /app/q y -s", "/app/q0000000001\n");
+    server.prints("create /app/box -c", "/app/box\n");
+    server.prints("create /app/ttl --ttl 60000", "/app/ttl\n");
+    assert_eq!(server.run_with("create /app/box/in --stdin", b"a b\n"), (0, "/app/box/in\n".into(), String::new()));
+    server.prints("get /app/box/in", "a b\n\n");
+    server.prints("ls /app", "box\nq0000000000\nq0000000001\nttl\n");
+    server.prints("ls -R /app", "/app\n/app/box\n/app/box/in\n/app/q0000000000\n/app/q0000000001\n/app/ttl\n");
+    server.prints("ls /app/box /app/ttl", "/app/box:\nin\n/app/ttl:\n");
+    let (code, stat, _) = server.run("stat /app");
+    let names: Vec<&str> = stat.lines().map(|line| line.split(" = ").next().unwrap()).collect();
+    let want = "cZxid ctime mZxid mtime pZxid cversion dataVersion aclVersion ephemeralOwner dataLength numChildren";
+    assert_eq!((code, names.join(" ").as_str()), (0, want));
+    assert!(stat.contains("cversion = 4\ndataVersion = 1\n") && stat.ends_with("dataLength = 3\nnumChildren = 4\n"), "{stat}");
+    assert_eq!(server.run("get -s /app").1, format!("two\n{stat}"));
+    server.fails("delete /app", "Node not empty: /app");
+    server.prints("delete /app/q0000000000 /app/q0000000001", "");
+    server.prints("delete -r /app", "");
+    server.fails("get /app", "Node does not exist: /app");
+    server.fails("ls -R /app", "Node does not exist: /app");
+    server.prints("create /app", "/app\n");
+    server.fails("create /app", "Node already exists: /app");
+    server.prints("get /app", "\n");
+    server.prints("delete /app", "");
+}
+
+#[test]
+fn a_list_of_servers_and_a_chroot() {
+    let server = Server::start();
+    server.prints("create /root", "/root\n");
+    let under = Server { address: format!("127.0.0.1:1,{}/root", server.address), _running: None };
+    under.prints("create /a x --auth digest:u:p", "/a\n");
+    under.prints("ls /", "a\n");
+    under.prints("ls -R /", "/\n/a\n");
+    server.prints("get /root/a", "x\n");
+    server.fails("ls / --auth nosuch:x", "Authentication failed");
+    server.prints("delete -r /root", "");
+}
+
+#[test]
+fn the_program_checks_and_exits() {
+    let dir = TempDir::new().unwrap();
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_falconer")).args(arguments).current_dir(dir.path()).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    std::fs::write(dir.path().join("zoo.cfg"), "dataDir=/d\nclientPort=2181\ninitLimit=5\n").unwrap();
+    std::fs::write(dir.path().join("bad.cfg"), "dataDir=/d\nclientPort=x\n").unwrap();
+    let (code, out, err) = run(&["serve", "zoo.cfg", "--client-port", "2199", "--check"]);
+    assert_eq!((code, err.as_str()), (Some(0), "falconer: zoo.cfg:3: initLimit: no effect, there are no ensembles yet\n"));
+    assert!(out.starts_with("[server]\nid = 0\n") && out.contains("\nport = 2199\n"), "{out}");
+    let (code, out, err) = run(&["serve", "bad.cfg", "--check"]);
+    let want = "falconer: bad.cfg:2: clientPort: bad value \"x\", allowed: 0 to 65535\n";
+    assert_eq!((code, out.as_str(), err.as_str()), (Some(2), "", want));
+    assert_eq!(run(&["serve", "--frob"]).0, Some(2));
+    assert_eq!(run(&["ls", "a"]).0, Some(2));
+    let (code, _, err) = run(&["ls", "/", "--server", "127.0.0.1:1"]);
+    assert_eq!(code, Some(1));
+    assert!(err.starts_with("falconer: no server answers: 127.0.0.1:1: Connection refused"), "{err}");
+}
