@@ -1,0 +1,119 @@
+//! Answers to four-letter words. A plain thread asks every core how it is, adds up, and posts the text back to the core
+//! that was asked; slow directories and many connections delay nobody but the asker.
+//! Refuses to format: `admin` does, from plain numbers.
+
+use super::core::{CoreReport, Mail, Server};
+use super::sys;
+use crate::admin::{Host, Latency, Mode, ServerStats, Settings, fourletter};
+use crate::config::Config;
+use crate::pipeline::message::ConnId;
+use crate::pipeline::replica::ShardFigures;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+/// How long a core may take to report. One that is busy longer is left out.
+const REPORT_WAIT: Duration = Duration::from_secs(1);
+
+/// A four-letter word that a connection has sent.
+pub struct Question {
+    pub core: usize,
+    pub conn: ConnId,
+    pub word: [u8; 4],
+}
+
+/// Starts the answering thread; it ends when the last sender is gone.
+pub fn start(server: Arc<Server>, config: &Config) -> std::io::Result<mpsc::Sender<Question>> {
+    let (sender, questions) = mpsc::channel::<Question>();
+    let desk = Desk {
+        server,
+        allowed: config.admin.four_letter_words,
+        settings: config.admin_settings(),
+        data_dir: config.data.dir.clone(),
+        log_dir: config.data.log_dir.clone(),
+        host: host(),
+    };
+    thread::Builder::new().name("questions".into()).spawn(move || {
+        for question in questions {
+            let text = fourletter::answer(question.word, desk.allowed, &desk.stats(question.word));
+            desk.server.cores[question.core].post(Mail::Answer(question.conn, text));
+        }
+    })?;
+    Ok(sender)
+}
+
+struct Desk {
+    server: Arc<Server>,
+    allowed: fourletter::Whitelist,
+    settings: Settings,
+    data_dir: PathBuf,
+    log_dir: PathBuf,
+    host: Host,
+}
+
+impl Desk {
+    fn stats(&self, word: [u8; 4]) -> ServerStats {
+        let reports = self.reports(matches!(&word, b"stat" | b"cons"));
+        let pipeline = reports.iter().find(|r| r.core == self.server.pipeline).or(reports.first()).cloned().unwrap_or_default();
+        let sum = |of: fn(&CoreReport) -> u64| reports.iter().map(of).sum::<u64>();
+        let mut latency = Latency::default();
+        reports.iter().for_each(|report| latency.merge(measured(&report.figures)));
+        ServerStats {
+            serving: self.server.is_serving(),
+            mode: Mode::Standalone,
+            latency,
+            packets_received: sum(|r| r.figures.received),
+            packets_sent: sum(|r| r.figures.sent),
+            connection_count: sum(|r| r.figures.connections),
+            connections: reports.iter().flat_map(|r| r.connections.iter().cloned()).collect(),
+            outstanding: sum(|r| r.figures.outstanding),
+            zxid: pipeline.zxid,
+            node_count: pipeline.nodes,
+            ephemeral_count: pipeline.ephemerals,
+            data_bytes: pipeline.data_bytes,
+            session_count: pipeline.sessions,
+            watch_count: sum(|r| r.watches),
+            watching_connections: sum(|r| r.watching_connections),
+            watched_paths: sum(|r| r.watched_paths),
+            uptime_ms: self.server.now().ms,
+            open_files: std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64),
+            open_files_max: sys::open_files().soft,
+            data_dir_bytes: directory_bytes(&self.data_dir),
+            log_dir_bytes: directory_bytes(&self.log_dir),
+            settings: self.settings.clone(),
+            host: self.host.clone(),
+        }
+    }
+
+    /// What each core says, in the order of cores.
+    fn reports(&self, connections: bool) -> Vec<CoreReport> {
+        let (to, reports) = mpsc::channel();
+        self.server.post_all(|| Mail::Report { to: to.clone(), connections });
+        drop(to);
+        let mut found: Vec<CoreReport> = (0..self.server.cores.len()).map_while(|_| reports.recv_timeout(REPORT_WAIT).ok()).collect();
+        found.sort_by_key(|report| report.core);
+        found
+    }
+}
+
+fn measured(figures: &ShardFigures) -> Latency {
+    Latency { min_ms: figures.latency_min_ms, max_ms: figures.latency_max_ms, sum_ms: figures.latency_sum_ms, count: figures.latency_count }
+}
+
+fn directory_bytes(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).filter(|m| m.is_file()).map(|m| m.len()).sum()
+}
+
+fn host() -> Host {
+    let kernel = |name: &str| std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap_or_default().trim().to_string();
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    Host {
+        name: kernel("hostname"),
+        os_version: kernel("osrelease"),
+        user: variable("USER"),
+        home: variable("HOME"),
+        working_dir: std::env::current_dir().map(|dir| dir.display().to_string()).unwrap_or_default(),
+    }
+}
