@@ -1,6 +1,5 @@
 //! The program: arguments, settings, logging, start, exit code. Refuses to decide anything else.
 
-
 use clap::Parser;
 use falconer::cli::{self, Arguments, Command, Exit, Serve};
 use falconer::config::{self, Config};

@@ -9,6 +9,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 /// Why clients cannot be served there.
 #[derive(Debug, thiserror::Error)]
@@ -29,9 +30,24 @@ pub struct Listener {
     address: SocketAddr,
 }
 
+/// How long a taken port is tried again: the kernel gives a killed server's listener back only when it has wound up that
+/// process's rings, which takes a moment after the process is gone.
+const BIND_PATIENCE: Duration = Duration::from_secs(2);
+const BIND_PAUSE: Duration = Duration::from_millis(10);
+
 impl Listener {
     /// Binds. SO_REUSEADDR, so that a restart does not wait for old connections; never SO_REUSEPORT.
     pub fn bind(address: SocketAddr) -> Result<Listener, ListenError> {
+        let start = Instant::now();
+        loop {
+            match Listener::bind_once(address) {
+                Err(ListenError::Taken(_)) if start.elapsed() < BIND_PATIENCE => std::thread::sleep(BIND_PAUSE),
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn bind_once(address: SocketAddr) -> Result<Listener, ListenError> {
         let attempt = || {
             let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
             socket.set_reuse_address(true)?;
