@@ -25,6 +25,8 @@ pub const SEGMENT_BYTES: usize = 64 << 20;
 
 /// Requests of one connection that wait for a transaction, at most.
 pub const PENDING_REQUESTS_MAX: usize = 1000;
+/// Frames of one connection that wait for a transaction, in bytes; one more frame may be taken in below it.
+pub const HELD_BYTES_MAX: usize = 256 << 10;
 /// Unparsed input of one connection beyond one frame, at most.
 pub const INPUT_SLACK_BYTES: usize = 64 << 10;
 /// Unsent output of one connection beyond which its requests are not executed.

@@ -3,7 +3,7 @@
 //! Replica asks `may_execute` before every frame and the loop stops receiving when told to.
 
 use super::message::ConnId;
-use crate::limits::{HANDSHAKE_BYTES_MAX, INPUT_SLACK_BYTES, OUTPUT_BYTES_MAX, PENDING_REQUESTS_MAX, SET_WATCHES_BYTES_MAX};
+use crate::limits::{HANDSHAKE_BYTES_MAX, HELD_BYTES_MAX, INPUT_SLACK_BYTES, OUTPUT_BYTES_MAX, PENDING_REQUESTS_MAX, SET_WATCHES_BYTES_MAX};
 use crate::wire::jute;
 use crate::wire::record::{ConnectRequest, Id};
 use crate::wire::request::opcode;
@@ -201,7 +201,12 @@ impl Conn {
 
     /// Whether another request may be executed now: the FIFO and the output are within their bounds.
     pub fn may_execute(&self) -> bool {
-        self.pending.len() < PENDING_REQUESTS_MAX && self.unsent() < OUTPUT_BYTES_MAX
+        self.pending.len() < PENDING_REQUESTS_MAX && self.held.len() < HELD_BYTES_MAX && self.may_answer()
+    }
+
+    /// Whether another answer may be put into the output.
+    pub fn may_answer(&self) -> bool {
+        self.unsent() < OUTPUT_BYTES_MAX
     }
 
     pub fn unsent(&self) -> usize {

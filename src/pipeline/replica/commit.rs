@@ -94,7 +94,7 @@ impl Replica {
             ArchivedOp::NewEpoch { .. } => unreachable!("an epoch has no origin"),
         }
         self.answered(conn, xid, op, at_ms);
-        self.advance(conn);
+        self.run(conn);
     }
 
     /// The head of the FIFO, if it is this submit. A connection that is closing has none.
@@ -110,14 +110,15 @@ impl Replica {
         Some(submitted)
     }
 
-    /// Answers held requests up to the next submit, then executes more input.
-    fn advance(&mut self, conn: &mut Conn) {
-        while let Some(Pending::Held { bytes, ids, at_ms }) = conn.pending.pop_front_if(|p| matches!(p, Pending::Held { .. })) {
+    /// Answers held requests up to the next submit, as far as the output takes them; `sent` goes on.
+    pub(super) fn answer_held(&mut self, conn: &mut Conn) {
+        while conn.may_answer()
+            && let Some(Pending::Held { bytes, ids, at_ms }) = conn.pending.pop_front_if(|p| matches!(p, Pending::Held { .. }))
+        {
             let frame = conn.take_held(bytes);
             self.figures.outstanding -= 1;
             self.answer(conn, &frame, &ids, at_ms);
         }
-        self.run(conn);
     }
 
     /// An answer that is not a transaction.
@@ -149,7 +150,7 @@ impl Replica {
             }
         }
         self.answered(conn, xid, op, at_ms);
-        self.advance(conn);
+        self.run(conn);
     }
 }
 

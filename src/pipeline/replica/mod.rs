@@ -286,8 +286,9 @@ impl Replica {
         });
     }
 
-    /// Executes what is waiting in the connection's input, as far as limits allow.
+    /// Answers what is held and executes what is waiting in the connection's input, as far as limits allow.
     fn run(&mut self, conn: &mut Conn) {
+        self.answer_held(conn);
         if conn.has_input() && conn.phase != Phase::Closing {
             let input = conn.take_input();
             let used = self.execute(conn, &input);
