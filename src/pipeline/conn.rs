@@ -3,7 +3,9 @@
 //! Replica asks `may_execute` before every frame and the loop stops receiving when told to.
 
 use super::message::ConnId;
-use crate::limits::{HANDSHAKE_BYTES_MAX, HELD_BYTES_MAX, INPUT_SLACK_BYTES, OUTPUT_BYTES_MAX, PENDING_REQUESTS_MAX, SET_WATCHES_BYTES_MAX};
+use crate::limits::{
+    HANDSHAKE_BYTES_MAX, HELD_BYTES_MAX, INPUT_SLACK_BYTES, OUTPUT_BYTES_MAX, PENDING_REQUESTS_MAX, SET_WATCHES_BYTES_MAX,
+};
 use crate::wire::jute;
 use crate::wire::record::{ConnectRequest, Id};
 use crate::wire::request::opcode;
@@ -80,7 +82,7 @@ pub enum Pending {
     /// In the pipeline's hands; answered when its transaction is applied.
     Submitted(Submitted),
     /// Answered here, once everything before it is. Its frame is the next `bytes` of the held bytes.
-    Held { bytes: usize, ids: Rc<Identities>, at_ms: u64 },
+    Held { bytes: usize, reply_bytes: usize, ids: Rc<Identities>, at_ms: u64 },
 }
 
 /// What is remembered of a submit until its answer.
@@ -147,6 +149,7 @@ pub struct Conn {
     pub figures: ConnFigures,
     input: Vec<u8>,
     held: VecDeque<u8>,
+    held_reply_bytes: usize,
 }
 
 impl Conn {
@@ -173,6 +176,7 @@ impl Conn {
             figures: ConnFigures::default(),
             input: Vec::new(),
             held: VecDeque::new(),
+            held_reply_bytes: 0,
         }
     }
 
@@ -191,7 +195,8 @@ impl Conn {
         };
         if len < 0 || len as usize > max {
             // Wait for the opcode: a long setWatches is legal.
-            if len > 0 && self.phase == Phase::Open && header(8).is_none() {
+            let may_be_watches = (0..=SET_WATCHES_BYTES_MAX as i32).contains(&len);
+            if may_be_watches && self.phase == Phase::Open && header(8).is_none() {
                 return Frame::Partial;
             }
             return Frame::TooLong { len, xid: header(4).filter(|_| self.phase == Phase::Open) };
@@ -200,13 +205,13 @@ impl Conn {
     }
 
     /// Whether another request may be executed now: the FIFO and the output are within their bounds.
+    ///
+    /// What held requests will answer counts as output already: their answers cannot wait for the client to read, because
+    /// they must not see the writes behind them.
     pub fn may_execute(&self) -> bool {
-        self.pending.len() < PENDING_REQUESTS_MAX && self.held.len() < HELD_BYTES_MAX && self.may_answer()
-    }
-
-    /// Whether another answer may be put into the output.
-    pub fn may_answer(&self) -> bool {
-        self.unsent() < OUTPUT_BYTES_MAX
+        self.pending.len() < PENDING_REQUESTS_MAX
+            && self.held.len() < HELD_BYTES_MAX
+            && self.unsent() + self.held_reply_bytes < OUTPUT_BYTES_MAX
     }
 
     pub fn unsent(&self) -> usize {
@@ -248,10 +253,19 @@ impl Conn {
         change
     }
 
-    /// Keeps a frame until everything before it is answered.
-    pub fn hold(&mut self, frame: &[u8], at_ms: u64) {
+    /// Keeps a frame until everything before it is answered. `reply_bytes`: about how long its reply will be.
+    pub fn hold(&mut self, frame: &[u8], reply_bytes: usize, at_ms: u64) {
         self.held.extend(frame);
-        self.pending.push_back(Pending::Held { bytes: frame.len(), ids: self.ids.clone(), at_ms });
+        self.held_reply_bytes += reply_bytes;
+        self.pending.push_back(Pending::Held { bytes: frame.len(), reply_bytes, ids: self.ids.clone(), at_ms });
+    }
+
+    /// The request at the head of the FIFO, if it is a held one: its frame, who asked, and when.
+    pub fn next_held(&mut self) -> Option<(Vec<u8>, Rc<Identities>, u64)> {
+        let head = self.pending.pop_front_if(|p| matches!(p, Pending::Held { .. }))?;
+        let Pending::Held { bytes, reply_bytes, ids, at_ms } = head else { unreachable!("it was looked at") };
+        self.held_reply_bytes -= reply_bytes;
+        Some((self.take_held(bytes), ids, at_ms))
     }
 
     /// Remembers a submit whose record went up; `echo` is what its reply will repeat.
@@ -315,6 +329,7 @@ mod tests {
         assert_eq!(frame(&open, &[0, 0, 0]), "Partial");
         assert_eq!(frame(&open, &[0, 0, 0, 2, 9]), "Partial");
         assert_eq!(frame(&open, &[0, 0, 0, 2, 9, 9, 9]), "whole 2");
+        assert_eq!(frame(&open, b"ruok"), "TooLong { len: 1920298859, xid: None }");
         assert_eq!(frame(&open, &[0xff, 0, 0, 0]), "TooLong { len: -16777216, xid: None }");
         let long = [0, 0x20, 0, 0, 0, 0, 0, 7, 0, 0, 0, 1];
         assert_eq!(frame(&open, &long[..8]), "Partial");
@@ -328,7 +343,6 @@ mod tests {
         assert_eq!(frame(&new, b"ruok\n"), "FourLetter([114, 117, 111, 107])");
         assert_eq!(frame(&new, b"GET / HTTP"), "TooLong { len: 1195725856, xid: None }");
         assert_eq!(frame(&new, &[0, 0, 0x20, 0]), "TooLong { len: 8192, xid: None }");
-        assert_eq!(frame(&conn(Phase::Open), b"ruok"), "Partial");
     }
 
     #[test]

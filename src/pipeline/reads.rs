@@ -260,6 +260,27 @@ impl Reads<'_> {
     }
 }
 
+/// About how long the reply to a request frame would be, as things stand. For bounds, not for promises.
+pub fn reply_bytes(state: &State, session: i64, frame: &[u8]) -> usize {
+    /// Headers, a Stat, a path.
+    const SMALL: usize = 256;
+    const NAME: usize = 40;
+    let of = |request: &Request<'_>| match request {
+        Request::GetData { path, .. } => state.find(path).and_then(|node| node.data()).map_or(0, <[u8]>::len),
+        Request::GetChildren { path, .. } | Request::GetChildren2 { path, .. } => {
+            state.find(path).map_or(0, |node| node.num_children() as usize * NAME)
+        }
+        Request::GetEphemerals { .. } => state.session(session).map_or(0, |s| s.ephemeral_count() * 2 * NAME),
+        _ => 0,
+    };
+    let Some((op, body)) = frame.get(4..).and_then(|rest| rest.split_first_chunk::<4>()) else { return SMALL };
+    match Request::decode(i32::from_be_bytes(*op), body) {
+        Ok(Request::MultiRead(ops)) => SMALL + ops.iter().map(|op| of(&op) + SMALL).sum::<usize>(),
+        Ok(request) => SMALL + of(&request),
+        Err(_) => SMALL,
+    }
+}
+
 fn catch_up(kind: i32, path: &str, out: &mut Vec<u8>) {
     response::watch_event(out, u64::MAX, kind, path);
 }

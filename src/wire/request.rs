@@ -394,7 +394,7 @@ impl<'a> AclList<'a> {
         for _ in 0..r.vector(12)?.unwrap_or(0) {
             r.i32()?;
             r.buffer()?;
-            r.buffer()?.ok_or(Malformed)?; // a null id trips ZooKeeper before it looks at the scheme
+            r.buffer()?;
         }
         Ok(AclList { raw: between(start, *r) })
     }

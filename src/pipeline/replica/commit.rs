@@ -110,12 +110,9 @@ impl Replica {
         Some(submitted)
     }
 
-    /// Answers held requests up to the next submit, as far as the output takes them; `sent` goes on.
+    /// Answers held requests up to the next submit: now, so that they see no write behind them.
     pub(super) fn answer_held(&mut self, conn: &mut Conn) {
-        while conn.may_answer()
-            && let Some(Pending::Held { bytes, ids, at_ms }) = conn.pending.pop_front_if(|p| matches!(p, Pending::Held { .. }))
-        {
-            let frame = conn.take_held(bytes);
+        while let Some((frame, ids, at_ms)) = conn.next_held() {
             self.figures.outstanding -= 1;
             self.answer(conn, &frame, &ids, at_ms);
         }

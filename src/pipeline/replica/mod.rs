@@ -9,7 +9,7 @@ mod session;
 use super::auth::{self, AuthConfig};
 use super::conn::{Conn, Connect, Frame, Identities, Phase};
 use super::message::{ConnId, Down, Submit, Up};
-use super::reads::{After, Reads};
+use super::reads::{self, After, Reads};
 use crate::limits::{SUBMITS_BYTES_MAX, WATCHES_PER_SHARD_MAX};
 use crate::tree::State;
 use crate::watch::Watches;
@@ -431,7 +431,8 @@ impl Replica {
             let ids = conn.ids.clone();
             self.answer(conn, frame, &ids, self.now_ms);
         } else {
-            conn.hold(frame, self.now_ms);
+            let reply_bytes = reads::reply_bytes(&self.state, conn.session, frame);
+            conn.hold(frame, reply_bytes, self.now_ms);
             self.figures.outstanding += 1;
         }
     }
