@@ -9,6 +9,12 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a taken port is tried again, and how often.
+const TAKEN_WAIT: Duration = Duration::from_secs(1);
+const TAKEN_RETRY: Duration = Duration::from_millis(10);
 
 /// Why clients cannot be served there.
 #[derive(Debug, thiserror::Error)]
@@ -30,16 +36,24 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds. SO_REUSEADDR, so that a restart does not wait for old connections; never SO_REUSEPORT.
+    /// Binds. SO_REUSEADDR, so that a restart does not wait for old connections; never SO_REUSEPORT. A taken port is tried
+    /// again for a second: the kernel takes a moment to close the listener of a server that was killed.
     pub fn bind(address: SocketAddr) -> Result<Listener, ListenError> {
-        let attempt = || {
-            let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-            socket.set_reuse_address(true)?;
-            socket.bind(&address.into())?;
-            let bound = socket.local_addr()?.as_socket().unwrap_or(address);
-            Ok(Listener { socket, address: bound })
-        };
-        attempt().map_err(|error| refused(address, error))
+        let deadline = Instant::now() + TAKEN_WAIT;
+        loop {
+            match Listener::try_bind(address) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => thread::sleep(TAKEN_RETRY),
+                outcome => return outcome.map_err(|error| refused(address, error)),
+            }
+        }
+    }
+
+    fn try_bind(address: SocketAddr) -> io::Result<Listener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        let bound = socket.local_addr()?.as_socket().unwrap_or(address);
+        Ok(Listener { socket, address: bound })
     }
 
     /// Takes connections, up to `backlog` of them before they are accepted.
