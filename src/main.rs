@@ -1,8 +1,5 @@
 //! The program: arguments, settings, logging, start, exit code. Refuses to decide anything else.
 
-// `--cfg asan` is given by hand, by whoever builds with a sanitizer.
-#![allow(unexpected_cfgs)]
-
 use clap::Parser;
 use falconer::cli::{self, Arguments, Command, Exit, Serve};
 use falconer::config::{self, Config};

@@ -1,9 +1,14 @@
-//! CPU time and memory of a process, from /proc: the sum over its threads' schedstat (ns), and the resident set.
-//! Time of threads that end between two looks is missed; everything else is exact to a scheduler tick.
+//! CPU time and memory of a process, from /proc: the sum over its threads' schedstat, exact to a scheduler tick, and the
+//! resident set. Threads that have ended are missing from that sum; the coarser clock of the whole process shows it.
 //! Refuses to guess: a process that cannot be read is an error.
 
 use std::collections::BTreeMap;
 use std::fs;
+
+/// One step of the whole process's clock (USER_HZ is 100 on every architecture we run on).
+const TICK_NS: u64 = 10_000_000;
+/// Two readings of two rounded counters may be this much apart with nothing missing.
+const ROUNDING_NS: u64 = 4 * TICK_NS;
 
 /// A process that cannot be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +23,8 @@ pub struct ProcessError {
 pub struct Sample {
     /// Run time of every thread, ns.
     threads: BTreeMap<u32, u64>,
+    /// Run time of all threads there ever were, in steps of a tick.
+    whole_ns: u64,
     pub rss_bytes: u64,
 }
 
@@ -38,14 +45,26 @@ impl Sample {
         if threads.is_empty() {
             return Err(error("no readable thread in /proc (does the kernel have schedstat?)".into()));
         }
+        let whole_ns = whole_ns(pid).ok_or_else(|| error("no readable stat in /proc".into()))?;
         let rss_bytes = rss_bytes(pid).ok_or_else(|| error("no readable resident set in /proc".into()))?;
-        Ok(Sample { threads, rss_bytes })
+        Ok(Sample { threads, whole_ns, rss_bytes })
     }
 
     /// CPU time used since an earlier look, ns.
     pub fn cpu_ns_since(&self, earlier: &Sample) -> u64 {
-        self.threads.iter().map(|(tid, run_ns)| run_ns.saturating_sub(earlier.threads.get(tid).copied().unwrap_or(0))).sum()
+        let before = |tid| earlier.threads.get(tid).copied().unwrap_or(0);
+        let exact = self.threads.iter().map(|(tid, run_ns)| run_ns.saturating_sub(before(tid))).sum();
+        let whole = self.whole_ns.saturating_sub(earlier.whole_ns);
+        if whole > exact + ROUNDING_NS { whole } else { exact }
     }
+}
+
+/// User and system time; the name in front of them may hold anything, but ends with the last parenthesis.
+fn whole_ns(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    Some((user + system) * TICK_NS)
 }
 
 fn first_number(text: &str) -> Option<u64> {
@@ -118,8 +137,22 @@ mod tests {
 
     #[test]
     fn threads_that_came_and_went_do_not_count_backwards() {
-        let sample = |threads: &[(u32, u64)]| Sample { threads: threads.iter().copied().collect(), rss_bytes: 0 };
+        let sample = |threads: &[(u32, u64)]| Sample { threads: threads.iter().copied().collect(), whole_ns: 0, rss_bytes: 0 };
         assert_eq!(sample(&[(1, 50), (3, 7)]).cpu_ns_since(&sample(&[(1, 20), (2, 1000)])), 37);
+    }
+
+    #[test]
+    fn the_time_of_a_thread_that_has_ended_counts() {
+        let before = Sample::of(std::process::id()).unwrap();
+        let spin = || {
+            let start = std::time::Instant::now();
+            while start.elapsed().as_millis() < 400 {
+                std::hint::spin_loop();
+            }
+        };
+        std::thread::spawn(spin).join().unwrap();
+        let used_ns = Sample::of(std::process::id()).unwrap().cpu_ns_since(&before);
+        assert!(used_ns > 50_000_000, "{used_ns} ns");
     }
 
     #[test]

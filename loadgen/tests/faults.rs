@@ -20,6 +20,8 @@ enum Fault {
     LostReply,
     /// Sets are confirmed and forgotten.
     LostWrite,
+    /// Reads return what the node was created with.
+    StaleRead,
     /// Reads return the data of another node.
     ForeignData,
     /// Sets fail.
@@ -28,9 +30,15 @@ enum Fault {
     Hangup,
 }
 
-struct Node {
+#[derive(Clone)]
+struct Value {
     data: Vec<u8>,
     stat: Stat,
+}
+
+struct Node {
+    first: Value,
+    now: Value,
 }
 
 /// All nodes but the root, and the last zxid.
@@ -54,7 +62,8 @@ impl Store {
         }
         self.zxid += 1;
         let stat = Stat { mzxid: self.zxid, data_length: data.len() as i32, ..Stat::default() };
-        self.nodes.insert(path.to_string(), Node { data: data.to_vec(), stat });
+        let first = Value { data: data.to_vec(), stat };
+        self.nodes.insert(path.to_string(), Node { now: first.clone(), first });
         write_string(body, path);
         code::OK
     }
@@ -69,10 +78,10 @@ impl Store {
 
     fn get(&self, path: &str, fault: Fault, body: &mut Vec<u8>) -> i32 {
         let Some(node) = self.nodes.get(path) else { return code::NO_NODE };
-        let foreign = self.nodes.iter().rev().find(|(other, _)| *other != path);
-        let data = if fault == Fault::ForeignData { &foreign.unwrap().1.data } else { &node.data };
-        write_buffer(body, Some(data));
-        node.stat.encode(body);
+        let value = if fault == Fault::StaleRead { &node.first } else { &node.now };
+        let foreign = self.nodes.iter().rev().find(|(other, _)| *other != path).expect("there are many");
+        write_buffer(body, Some(if fault == Fault::ForeignData { &foreign.1.now.data } else { &value.data }));
+        value.stat.encode(body);
         code::OK
     }
 
@@ -84,10 +93,10 @@ impl Store {
         self.sets += 1;
         let zxid = self.zxid;
         let Some(node) = self.nodes.get_mut(path) else { return code::NO_NODE };
-        let stat = Stat { version: node.stat.version + 1, mzxid: zxid, data_length: data.len() as i32, ..node.stat };
+        let stat = Stat { version: node.now.stat.version + 1, mzxid: zxid, data_length: data.len() as i32, ..node.now.stat };
         stat.encode(body);
         if fault != Fault::LostWrite {
-            *node = Node { data: data.to_vec(), stat };
+            node.now = Value { data: data.to_vec(), stat };
         }
         code::OK
     }
@@ -205,7 +214,12 @@ fn a_broken_connection_ends_the_run() {
 
 #[test]
 fn a_lost_write_is_reported() {
-    expect(Fault::LostWrite, 1, "stale read");
+    expect(Fault::LostWrite, 1, "version");
+}
+
+#[test]
+fn a_stale_read_is_reported() {
+    expect(Fault::StaleRead, 1, "stale read");
 }
 
 #[test]

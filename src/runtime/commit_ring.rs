@@ -104,12 +104,17 @@ impl<T: Send + Sync> CommitProducer<T> {
 impl<T: Send + Sync> CommitReader<T> {
     /// Whether batches are published that this shard has not passed.
     pub fn has_news(&self) -> bool {
-        self.shared.published.0.load(Ordering::Acquire) != self.cursor
+        self.published() != self.cursor
     }
 
-    /// Hands every batch published so far to `f`, in order, and moves the cursor. Returns how many.
-    pub fn drain(&mut self, mut f: impl FnMut(&Arc<T>)) -> u64 {
-        let published = self.shared.published.0.load(Ordering::Acquire);
+    /// How far the ring is published. Everything that was sent to this core before is visible after this.
+    pub fn published(&self) -> u64 {
+        self.shared.published.0.load(Ordering::Acquire)
+    }
+
+    /// Hands every batch before `published`, an earlier answer of [`CommitReader::published`], to `f`, in order, and moves
+    /// the cursor. Returns how many.
+    pub fn drain(&mut self, published: u64, mut f: impl FnMut(&Arc<T>)) -> u64 {
         let count = published - self.cursor;
         let mask = self.shared.slots.len() as u64 - 1;
         while self.cursor < published {
@@ -128,6 +133,11 @@ impl<T: Send + Sync> CommitReader<T> {
 mod tests {
     use super::*;
 
+    fn drain_all<T: Send + Sync>(reader: &mut CommitReader<T>, f: impl FnMut(&Arc<T>)) -> u64 {
+        let published = reader.published();
+        reader.drain(published, f)
+    }
+
     #[cfg(not(feature = "loom"))]
     #[test]
     fn a_full_ring_refuses_and_the_slowest_reader_makes_room() {
@@ -136,11 +146,11 @@ mod tests {
             producer.publish(Arc::new(i)).unwrap();
         }
         assert_eq!(*producer.publish(Arc::new(4)).unwrap_err(), 4);
-        assert_eq!(readers[0].drain(|_| ()), 4);
+        assert_eq!(drain_all(&mut readers[0], |_| ()), 4);
         producer.reclaim(|_| panic!("one reader has not moved"));
         assert_eq!((producer.behind(0), producer.behind(1), producer.held()), (0, 4, 4));
         let mut expected = 0;
-        readers[1].drain(|batch| {
+        drain_all(&mut readers[1], |batch| {
             assert_eq!(**batch, expected);
             expected += 1;
         });
@@ -162,7 +172,7 @@ mod tests {
                 std::thread::spawn(move || {
                     let mut expected = 0;
                     while expected < COUNT {
-                        let drained = reader.drain(|batch| {
+                        let drained = drain_all(&mut reader, |batch| {
                             assert_eq!(**batch, expected);
                             expected += 1;
                         });
@@ -204,7 +214,7 @@ mod tests {
                     loom::thread::spawn(move || {
                         let mut expected = 0;
                         for _ in 0..drains {
-                            reader.drain(|batch| {
+                            drain_all(&mut reader, |batch| {
                                 assert_eq!(**batch, expected);
                                 expected += 1;
                             });

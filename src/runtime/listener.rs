@@ -9,12 +9,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Mutex;
-use std::thread;
 use std::time::{Duration, Instant};
-
-/// How long a taken port is tried again, and how often.
-const TAKEN_WAIT: Duration = Duration::from_secs(1);
-const TAKEN_RETRY: Duration = Duration::from_millis(10);
 
 /// Why clients cannot be served there.
 #[derive(Debug, thiserror::Error)]
@@ -35,25 +30,32 @@ pub struct Listener {
     address: SocketAddr,
 }
 
+/// How long a taken port is tried again: the kernel gives a killed server's listener back only when it has wound up that
+/// process's rings, which takes a moment after the process is gone.
+const BIND_PATIENCE: Duration = Duration::from_secs(2);
+const BIND_PAUSE: Duration = Duration::from_millis(10);
+
 impl Listener {
-    /// Binds. SO_REUSEADDR, so that a restart does not wait for old connections; never SO_REUSEPORT. A taken port is tried
-    /// again for a second: the kernel takes a moment to close the listener of a server that was killed.
+    /// Binds. SO_REUSEADDR, so that a restart does not wait for old connections; never SO_REUSEPORT.
     pub fn bind(address: SocketAddr) -> Result<Listener, ListenError> {
-        let deadline = Instant::now() + TAKEN_WAIT;
+        let start = Instant::now();
         loop {
-            match Listener::try_bind(address) {
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => thread::sleep(TAKEN_RETRY),
-                outcome => return outcome.map_err(|error| refused(address, error)),
+            match Listener::bind_once(address) {
+                Err(ListenError::Taken(_)) if start.elapsed() < BIND_PATIENCE => std::thread::sleep(BIND_PAUSE),
+                outcome => return outcome,
             }
         }
     }
 
-    fn try_bind(address: SocketAddr) -> io::Result<Listener> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())?;
-        let bound = socket.local_addr()?.as_socket().unwrap_or(address);
-        Ok(Listener { socket, address: bound })
+    fn bind_once(address: SocketAddr) -> Result<Listener, ListenError> {
+        let attempt = || {
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&address.into())?;
+            let bound = socket.local_addr()?.as_socket().unwrap_or(address);
+            Ok(Listener { socket, address: bound })
+        };
+        attempt().map_err(|error| refused(address, error))
     }
 
     /// Takes connections, up to `backlog` of them before they are accepted.

@@ -226,8 +226,13 @@ impl Pipeline {
         }
     }
 
+    /// Publishes what there is room for. Answers go first: those that were given before a batch belong before its
+    /// transactions, and a core that sees the batch must see them.
     fn publish_waiting(&mut self, ring: &mut Ring) {
-        while let Some(batch) = self.unpublished.pop_front() {
+        self.hand_down(ring);
+        while self.lanes.iter().all(|lane| lane.waiting.is_empty())
+            && let Some(batch) = self.unpublished.pop_front()
+        {
             if let Err(batch) = self.commits.publish(batch.clone()) {
                 self.unpublished.push_front(batch);
                 return;

@@ -98,11 +98,14 @@ impl Shard {
     pub fn apply(&mut self, now: Now) {
         self.replica.begin_turn(now.ms);
         let Shard { links, replica, position, .. } = self;
-        links.commits.drain(|batch| {
+        // Answers sent before a batch was published belong before or between its transactions: look how far the ring is
+        // published, take the answers, then apply so far.
+        let published = links.commits.published();
+        links.downs.drain(|message| replica.down(message));
+        links.commits.drain(published, |batch| {
             replica.apply(batch);
             *position = batch.position();
         });
-        links.downs.drain(|message| replica.down(message));
     }
 
     /// Whether something has arrived that the next turn would handle.
