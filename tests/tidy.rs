@@ -27,6 +27,7 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "src/wire/aligned.rs",
     "src/wire/archived.rs",
     "src/runtime/ring.rs",
+    "src/runtime/ring/provided.rs",
     "src/runtime/mesh.rs",
     "src/runtime/commit_ring.rs",
     "src/runtime/sys.rs",

@@ -283,28 +283,34 @@ impl Ring {
     }
 
     /// Collects what has completed, up to [`EVENTS_MAX`]. The kernel may have more deferred than one enter delivers, so this
-    /// enters again, without waiting, as long as it says so.
+    /// enters again, without waiting, as long as it says so and keeps delivering: the flag can outlive the work, when it is
+    /// set by another thread just after this one has taken the work.
     pub fn reap(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
-        loop {
-            self.collect(events);
-            for slot in std::mem::take(&mut self.short_sends) {
-                self.push_send(slot as usize);
-            }
-            self.arm_bell();
-            if events.len() >= EVENTS_MAX || !self.uring.submission().taskrun() {
-                return Ok(());
-            }
+        self.collect(events);
+        while events.len() < EVENTS_MAX && self.uring.submission().taskrun() {
             self.enter(None)?;
+            if self.collect(events) == 0 {
+                break;
+            }
         }
+        Ok(())
     }
 
-    fn collect(&mut self, events: &mut Vec<Event>) {
+    /// Takes what stands in the completion queue; returns how many completions that were.
+    fn collect(&mut self, events: &mut Vec<Event>) -> usize {
+        let mut count = 0;
         while events.len() < EVENTS_MAX {
-            let Some(entry) = self.uring.completion().next() else { return };
+            let Some(entry) = self.uring.completion().next() else { break };
+            count += 1;
             if let Some(event) = self.translate(&entry) {
                 events.push(event);
             }
         }
+        for slot in std::mem::take(&mut self.short_sends) {
+            self.push_send(slot as usize);
+        }
+        self.arm_bell();
+        count
     }
 
     /// The next finished log write. Separate from the other events because it comes first in a turn.
@@ -401,8 +407,10 @@ impl Drop for Ring {
         let nothing_left = matches!(cancelled.as_ref().map_err(io::Error::raw_os_error), Ok(()) | Err(Some(libc::ENOENT)));
         let mut settled = flushed.is_ok() && nothing_left;
         for _ in 0..100 {
-            self.collect(&mut events);
-            self.short_sends.clear();
+            loop {
+                let Some(entry) = self.uring.completion().next() else { break };
+                events.extend(self.translate(&entry));
+            }
             events.clear();
             if !settled || !self.holds_kernel_buffers() {
                 break;

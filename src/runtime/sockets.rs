@@ -260,3 +260,7 @@ impl Sockets {
         std::mem::take(&mut self.gone)
     }
 }
+
+#[cfg(test)]
+#[path = "sockets_tests.rs"]
+mod tests;
