@@ -11,6 +11,8 @@ pub const FRAME_BYTES_MAX: usize = 0xfffff;
 pub const FRAME_BYTES_CEILING: usize = 8 << 20;
 /// The largest frame before a session exists: a ConnectRequest is 45 bytes.
 pub const HANDSHAKE_BYTES_MAX: usize = 4096;
+/// A connection without a session is closed after this, as in ZooKeeper (`zookeeper.nio.sessionlessCnxnTimeout`).
+pub const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
 /// `setWatches` frames may be longer than other requests: the C client never splits them.
 pub const SET_WATCHES_BYTES_MAX: usize = 16 << 20;
 

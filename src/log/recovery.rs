@@ -128,6 +128,8 @@ pub fn format<D: Disk>(disk: &D, format: &Format) -> Result<(), RecoveryError> {
         Err(other) => return Err(other),
         Ok(_) => return Err(RecoveryError::Formatted { directory: disk.directory() }),
     }
+    refuse_foreign_files(disk)?;
+    claim_names(disk).map_err(|e| io(disk, FORMAT_MARKER, 0, e))?;
     for slot in 0..SLOTS_AT_FORMAT {
         segment::prepare(disk, slot, format.segment_bytes).map_err(|e| io(disk, &file_name(slot), 0, e))?;
     }
@@ -143,7 +145,30 @@ pub fn format<D: Disk>(disk: &D, format: &Format) -> Result<(), RecoveryError> {
         slots: SLOTS_AT_FORMAT,
         snapshot: None,
     };
-    first.create(disk).map_err(|e| io(disk, superblock::FILE_NAME, 0, e))
+    first.create(disk).map_err(|e| io(disk, superblock::FILE_NAME, 0, e))?;
+    disk.remove(FORMAT_MARKER).map_err(|e| io(disk, FORMAT_MARKER, 0, e))
+}
+
+/// Present from the first step of formatting on, so that an interrupted format can be told from somebody else's files.
+const FORMAT_MARKER: &str = "formatting";
+
+/// Files under our names without a superblock are what an interrupted format left, or somebody's: those are not overwritten.
+fn claim_names<D: Disk>(disk: &D) -> Result<(), Errno> {
+    if disk.open(FORMAT_MARKER)?.is_none() {
+        disk.create(FORMAT_MARKER)?;
+    }
+    disk.sync_names()
+}
+
+fn refuse_foreign_files<D: Disk>(disk: &D) -> Result<(), RecoveryError> {
+    let names = disk.list().map_err(|e| io(disk, "", 0, e))?;
+    if names.iter().any(|name| name == FORMAT_MARKER) {
+        return Ok(());
+    }
+    match names.iter().find(|name| slot_of(name).is_some() || snapshot::zxid_of(name).is_some()) {
+        Some(name) => Err(RecoveryError::Foreign { path: disk.path(name), what: "something else: there is no superblock beside it" }),
+        None => Ok(()),
+    }
 }
 
 /// Reads the directory, makes sure that what was read is on the medium, cuts a torn tail and counts the start.

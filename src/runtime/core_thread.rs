@@ -9,6 +9,7 @@ use super::shard::{Links, Shard};
 use super::start::{Milestone, StartError};
 use crate::admin::fourletter;
 use crate::config::Config;
+use crate::limits::HANDSHAKE_TIMEOUT_MS;
 use crate::log::recovery::Recovered;
 use crate::log::{Journal, LogConfig};
 use crate::pipeline::auth::AuthConfig;
@@ -191,7 +192,7 @@ fn replica_config(config: &Config, boot: u32, core: usize) -> ReplicaConfig {
         loopback_exempt: !config.client.limit_loopback,
         connections_max: config.client.connections_max as usize,
         frame_bytes_max: config.client.frame_bytes_max,
-        handshake_timeout_ms: u64::from(config.session.timeout_ms_max),
+        handshake_timeout_ms: HANDSHAKE_TIMEOUT_MS,
         is_word: fourletter::is_word,
     }
 }

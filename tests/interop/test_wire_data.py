@@ -164,7 +164,7 @@ def test_ttl_nodes_when_they_are_switched_on(make_server):
     assert (body.string(), body.stat().ephemeral_owner) == ("/t", 0)
     body.end()
     body = client.ok(CREATE_TTL, ttl_record("/s", 600000, flags=6))
-    assert body.string() == "/s0000000002"
+    assert body.string() == "/s0000000001"
     for ttl_ms in (0, -1, 1 << 40):
         assert client.code(CREATE_TTL, ttl_record("/bad", ttl_ms)) == BAD_ARGUMENTS
     assert client.code(CREATE_TTL, ttl_record("/bad", 1000, flags=0)) == BAD_ARGUMENTS
