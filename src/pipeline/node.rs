@@ -153,7 +153,7 @@ impl Node {
 
     /// This core's State has applied everything up to `zxid`. Comes before `up` in every turn.
     pub fn applied(&mut self, zxid: u64) {
-        self.prepare.overlay.applied(zxid);
+        self.prepare.applied(zxid);
         if !self.closing.is_empty() {
             self.closing.retain(|_, at| *at > zxid);
         }
@@ -354,6 +354,13 @@ impl Node {
 
     pub fn next_effect(&mut self) -> Option<NodeEffect> {
         self.effects.pop_front()
+    }
+
+    /// Sessions with the time (of `now_ms`) at which they expire unless they are heard from, by id.
+    pub fn session_expiries(&self) -> Vec<(i64, u64)> {
+        let mut all: Vec<_> = self.deadlines.all().collect();
+        all.sort_unstable();
+        all
     }
 
     /// Sessions whose clock runs.

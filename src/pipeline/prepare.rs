@@ -4,6 +4,7 @@
 
 use super::auth::{self, AuthConfig, IdRef, perm};
 use super::overlay::{AclView, NodeView, Overlay};
+use super::quota::{Growth, Quotas};
 use crate::tree::owner::{CONTAINER, Owner, TTL_MS_MAX};
 use crate::tree::{AclId, State, path as paths};
 use crate::wire::jute::Reader;
@@ -19,6 +20,8 @@ pub struct PrepareConfig {
     pub auth: AuthConfig,
     /// TTL nodes exist (`extendedTypesEnabled`).
     pub extended_types_enabled: bool,
+    /// Hard quotas refuse writes, soft ones are logged (`enforceQuota`).
+    pub enforce_quota: bool,
 }
 
 /// A create counter beyond this has no ten-digit suffix; sequential creates are refused from here on.
@@ -91,11 +94,12 @@ fn is_special(path: &str) -> bool {
     matches!(path, "/" | "/zookeeper" | "/zookeeper/quota" | "/zookeeper/config")
 }
 
-/// Prepare: settings and the overlay.
+/// Prepare: settings, and what is proposed and not applied yet.
 #[derive(Default)]
 pub struct Prepare {
     pub config: PrepareConfig,
     pub overlay: Overlay,
+    pub quotas: Quotas,
 }
 
 impl Prepare {
@@ -110,6 +114,7 @@ impl Prepare {
             num_children: node.num_children(),
             owner: node.owner(),
             mtime_ms: node.mtime_ms(),
+            data_bytes: node.data_bytes(),
             acl: AclView::Interned(node.acl_id()),
         })
     }
@@ -130,6 +135,12 @@ impl Prepare {
         let ids = decode_ids(auth);
         let fixed = auth::fix_acl(&self.config.auth, list.iter(), ids.iter().copied()).ok_or(code::INVALID_ACL)?;
         Ok((!auth::is_open(&fixed)).then_some(fixed))
+    }
+
+    /// This core's State has applied everything up to `zxid`.
+    pub fn applied(&mut self, zxid: u64) {
+        self.overlay.applied(zxid);
+        self.quotas.applied(zxid);
     }
 
     /// Checks one change and records it in the overlay, or says why not.
@@ -170,6 +181,10 @@ impl Prepare {
         if is_ephemeral(parent.owner) {
             return Err(code::NO_CHILDREN_FOR_EPHEMERALS);
         }
+        let data_bytes = create.data.map_or(0, <[u8]>::len);
+        let growth = Growth { nodes: 1, bytes: data_bytes as i64 };
+        self.check_quota(asker, &path, growth)?;
+        self.grow(asker, &path, growth);
         let owner = mode.owner(asker.session, ttl_ms);
         parent.creates = parent.creates.saturating_add(1);
         parent.num_children += 1;
@@ -177,7 +192,7 @@ impl Prepare {
         self.overlay.set(parent_hash, &parent_path, asker.zxid, Some(parent));
         let acl_view = proposed_acl(&acl);
         let mtime_ms = asker.time_ms;
-        let node = NodeView { version: 0, aversion: 0, creates: 0, num_children: 0, owner, mtime_ms, acl: acl_view };
+        let node = NodeView { version: 0, aversion: 0, creates: 0, num_children: 0, owner, mtime_ms, data_bytes, acl: acl_view };
         self.overlay.set(hash, &path, asker.zxid, Some(node));
         let with_stat = op != opcode::CREATE;
         Ok(Planned::Create { path, hash, data: create.data, acl, owner, parent_creates, with_stat })
@@ -206,17 +221,40 @@ impl Prepare {
         let parent_hash = paths::hash(parent_path);
         let mut parent = self.view(asker, parent_hash, parent_path).expect("a node's parent exists");
         parent.num_children -= 1;
+        if self.bounded(asker) {
+            let bytes = self.view(asker, hash, path).map_or(0, |node| node.data_bytes as i64);
+            self.grow(asker, path, Growth { nodes: -1, bytes: -bytes });
+        }
         self.overlay.set(parent_hash, parent_path, asker.zxid, Some(parent));
         self.overlay.set(hash, path, asker.zxid, None);
     }
 
     fn set_data<'r>(&mut self, asker: &Asker<'r>, path: &Cow<'r, str>, data: Option<&'r [u8]>, version: i32) -> Result<Planned<'r>, i32> {
         let (hash, mut node) = self.existing(asker, path, perm::WRITE)?;
+        let data_bytes = data.map_or(0, <[u8]>::len);
+        let growth = Growth { nodes: 0, bytes: data_bytes as i64 - node.data_bytes as i64 };
+        self.check_quota(asker, path, growth)?;
         node.version = check_version(node.version, version)?;
-        node.mtime_ms = asker.time_ms;
+        self.grow(asker, path, growth);
+        (node.mtime_ms, node.data_bytes) = (asker.time_ms, data_bytes);
         let version = node.version;
         self.overlay.set(hash, path, asker.zxid, Some(node));
         Ok(Planned::SetData { path: path.clone(), hash, data, version })
+    }
+
+    /// Whether quotas matter at all: mostly they do not.
+    fn bounded(&self, asker: &Asker<'_>) -> bool {
+        self.config.enforce_quota && asker.state.has_quotas()
+    }
+
+    fn check_quota(&mut self, asker: &Asker<'_>, path: &str, growth: Growth) -> Result<(), i32> {
+        if self.bounded(asker) { self.quotas.check(asker, path, growth) } else { Ok(()) }
+    }
+
+    fn grow(&mut self, asker: &Asker<'_>, path: &str, growth: Growth) {
+        if self.bounded(asker) {
+            self.quotas.proposed(asker, path, growth);
+        }
     }
 
     fn set_acl<'r>(&mut self, asker: &Asker<'r>, path: &Cow<'r, str>, acl: &AclList<'r>, version: i32) -> Result<Planned<'r>, i32> {
@@ -251,6 +289,7 @@ impl Prepare {
     /// A multi: all changes or none. Err carries one code per operation.
     pub fn multi<'r>(&mut self, asker: &Asker<'r>, ops: impl Iterator<Item = Request<'r>>) -> Result<Vec<Planned<'r>>, Vec<i32>> {
         self.overlay.begin();
+        self.quotas.begin();
         let mut planned = Vec::new();
         let mut codes = Vec::new();
         for request in ops {
@@ -275,6 +314,7 @@ impl Prepare {
             return Ok(planned);
         }
         self.overlay.take_back();
+        self.quotas.take_back();
         Err(codes)
     }
 

@@ -1,5 +1,7 @@
 //! Stories on one harness: a server of two shards without sockets or disk, where a batch is durable when the test says so.
 
+mod quota;
+
 use super::auth::AuthConfig;
 use super::message::{ConnId, Up};
 use super::node::{Node, NodeConfig, NodeEffect, ReapConfig};
@@ -48,9 +50,10 @@ impl Server {
             connections_max: 0,
             frame_bytes_max: 1 << 20,
             handshake_timeout_ms: 10_000,
-            is_word: |word| word == *b"ruok",
+            word_argument: |word| (word == *b"ruok").then_some(0),
+            requests_outstanding_max: 0,
         };
-        let prepare = PrepareConfig { auth: auth.clone(), extended_types_enabled: true };
+        let prepare = PrepareConfig { auth: auth.clone(), extended_types_enabled: true, enforce_quota: true };
         let config = NodeConfig {
             cluster: 1,
             server: 1,
@@ -133,7 +136,7 @@ impl Server {
                         self.shards[i].closed(conn);
                         self.closed.push((i, conn));
                     }
-                    Action::FourLetter(conn, word) => {
+                    Action::FourLetter(conn, word, _) => {
                         assert_eq!(&word, b"ruok");
                         self.shards[i].four_letter_answer(conn, "imok");
                     }

@@ -42,6 +42,7 @@ impl Replica {
             if open && conn.phase == Phase::Open {
                 conn.output.extend_from_slice(&frame);
                 replica.figures.sent += 1;
+                replica.figures.watch_bytes += frame.len() as u64;
             }
         });
         self.event_frame = frame;

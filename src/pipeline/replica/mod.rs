@@ -7,7 +7,7 @@ mod deliver;
 mod session;
 
 use super::auth::{self, AuthConfig};
-use super::conn::{Conn, Connect, Frame, Identities, Phase};
+use super::conn::{Conn, ConnFigures, Connect, Frame, Identities, Phase};
 use super::message::{ConnId, Down, Submit, Up};
 use super::reads::{self, After, Reads};
 use crate::limits::{SUBMITS_BYTES_MAX, WATCHES_PER_SHARD_MAX};
@@ -39,8 +39,10 @@ pub struct ReplicaConfig {
     pub frame_bytes_max: usize,
     /// A connection without a session is closed after this.
     pub handshake_timeout_ms: u64,
-    /// Whether four bytes are a four-letter word.
-    pub is_word: fn([u8; 4]) -> bool,
+    /// How many bytes follow a four-letter word; None if the four bytes are none.
+    pub word_argument: fn([u8; 4]) -> Option<usize>,
+    /// Requests in progress on the whole server beyond which a connection that has some is not read on; 0 for no limit.
+    pub requests_outstanding_max: u64,
 }
 
 /// How many connections there are already, when a new one is accepted.
@@ -62,7 +64,7 @@ pub enum Action {
     /// Receive again.
     Resume(ConnId),
     /// Ask for the answer to a four-letter word and give it to `four_letter_answer`.
-    FourLetter(ConnId, [u8; 4]),
+    FourLetter(ConnId, [u8; 4], i64),
 }
 
 /// Figures of a shard, for the admin plane.
@@ -76,6 +78,14 @@ pub struct ShardFigures {
     pub latency_max_ms: u64,
     pub latency_sum_ms: u64,
     pub latency_count: u64,
+    /// Bytes of all frames, lengths included.
+    pub bytes_received: u64,
+    pub connection_requests: u64,
+    pub connections_rejected: u64,
+    pub auth_failures: u64,
+    /// Connections that did not shake hands in time.
+    pub sessionless_expired: u64,
+    pub watch_bytes: u64,
 }
 
 type FixedHash = BuildHasherDefault<DefaultHasher>;
@@ -101,6 +111,8 @@ pub struct Replica {
     event_frame: Vec<u8>,
     now_ms: u64,
     figures: ShardFigures,
+    /// Requests in progress on the other shards, as last heard.
+    outstanding_elsewhere: u64,
 }
 
 impl Replica {
@@ -124,6 +136,7 @@ impl Replica {
             event_frame: Vec::new(),
             now_ms: 0,
             figures: ShardFigures::default(),
+            outstanding_elsewhere: 0,
         }
     }
 
@@ -158,6 +171,16 @@ impl Replica {
         self.figures = ShardFigures { connections: self.figures.connections, outstanding: self.figures.outstanding, ..Default::default() };
     }
 
+    /// Forgets what each connection's figures say (`crst`).
+    pub fn reset_conn_figures(&mut self) {
+        self.conns.iter_mut().flatten().for_each(|conn| conn.figures = ConnFigures::default());
+    }
+
+    /// How many requests are in progress on the other shards; only matters when there is a limit.
+    pub fn set_outstanding_elsewhere(&mut self, requests: u64) {
+        self.outstanding_elsewhere = requests;
+    }
+
     pub fn conns(&self) -> impl Iterator<Item = &Conn> {
         self.conns.iter().flatten().map(|conn| &**conn)
     }
@@ -177,10 +200,12 @@ impl Replica {
         let exempt = config.loopback_exempt && peer.ip().to_canonical().is_loopback();
         let per_address = config.connections_per_address_max;
         if per_address > 0 && !exempt && census.from_address >= per_address {
+            self.figures.connections_rejected += 1;
             tracing::warn!("too many connections from {} (maxClientCnxns {per_address})", peer.ip());
             return None;
         }
         if config.connections_max > 0 && census.total >= config.connections_max {
+            self.figures.connections_rejected += 1;
             tracing::warn!("too many connections (maxCnxns {}), refused one from {peer}", config.connections_max);
             return None;
         }
@@ -326,15 +351,18 @@ impl Replica {
             conn.output = self.spare_outputs.pop().unwrap_or_default();
         }
         while self.may_execute(conn) {
-            match conn.frame(&bytes[used..], self.config.frame_bytes_max, self.config.is_word) {
+            match conn.frame(&bytes[used..], self.config.frame_bytes_max, self.config.word_argument) {
                 Frame::Whole(frame) => {
                     used += 4 + frame.len();
                     self.frame(conn, frame);
                 }
                 Frame::Partial => break,
-                Frame::FourLetter(word) => {
+                Frame::FourLetter(word, argument) => {
                     conn.phase = Phase::FourLetter;
-                    self.actions.push_back(Action::FourLetter(conn.id, word));
+                    conn.figures.received += 1;
+                    self.figures.received += 1;
+                    self.figures.bytes_received += 4;
+                    self.actions.push_back(Action::FourLetter(conn.id, word, argument));
                     return bytes.len();
                 }
                 Frame::TooLong { len, xid } => {
@@ -348,6 +376,11 @@ impl Replica {
 
     fn may_execute(&mut self, conn: &mut Conn) -> bool {
         if !matches!(conn.phase, Phase::Handshake | Phase::Open) || !conn.may_execute() {
+            return false;
+        }
+        // Every answer to this connection comes back here, so it goes on by itself.
+        let max = self.config.requests_outstanding_max;
+        if max > 0 && !conn.pending.is_empty() && self.figures.outstanding + self.outstanding_elsewhere >= max {
             return false;
         }
         if self.submits.len() >= SUBMITS_BYTES_MAX {
@@ -372,7 +405,9 @@ impl Replica {
     fn frame(&mut self, conn: &mut Conn, frame: &[u8]) {
         conn.figures.received += 1;
         self.figures.received += 1;
+        self.figures.bytes_received += 4 + frame.len() as u64;
         if conn.phase == Phase::Handshake {
+            self.figures.connection_requests += 1;
             return match ConnectRequest::decode(frame) {
                 Ok(request) => self.connect(conn, Connect::of(&request)),
                 Err(_) => self.close(conn),
@@ -475,6 +510,7 @@ impl Replica {
             _ => None,
         };
         let Some(added) = added else {
+            self.figures.auth_failures += 1;
             tracing::warn!("{}: authentication failed, closed", conn.peer);
             response::reply(&mut conn.output, xid, 0, code::AUTH_FAILED);
             return self.close(conn);
