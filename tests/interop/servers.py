@@ -5,6 +5,7 @@ Refuses to touch a process that it has not started.
 """
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -22,10 +23,16 @@ START_LIMIT_S = 30
 
 
 def free_port():
-    """A port of the loopback address that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port of the loopback address that nobody listens on at this moment. Below the range of outgoing connections, so
+    that none of these takes it before the server does."""
+    while True:
+        port = random.randrange(20000, 32768)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 def fresh_dir():
