@@ -37,7 +37,8 @@ impl Server {
             connections_max: 0,
             frame_bytes_max: 1 << 20,
             handshake_timeout_ms: 10_000,
-            is_word: |_| false,
+            word_argument: |_| None,
+            requests_outstanding_max: 0,
         };
         let prepare = PrepareConfig { auth, extended_types_enabled: true, enforce_quota: false };
         let config_node =

@@ -1,5 +1,6 @@
 //! Stories on one harness: a server of two shards without sockets or disk, where a batch is durable when the test says so.
 
+mod limits;
 mod quota;
 
 use super::auth::AuthConfig;
@@ -37,6 +38,10 @@ type Frame = (ReplyHeader, Vec<u8>);
 
 impl Server {
     fn new() -> Server {
+        Server::limited(0)
+    }
+
+    fn limited(requests_outstanding_max: u64) -> Server {
         let auth = AuthConfig { digest_enabled: true, ..AuthConfig::default() };
         let shard = |shard| ReplicaConfig {
             server: 1,
@@ -51,7 +56,7 @@ impl Server {
             frame_bytes_max: 1 << 20,
             handshake_timeout_ms: 10_000,
             word_argument: |word| (word == *b"ruok").then_some(0),
-            requests_outstanding_max: 0,
+            requests_outstanding_max,
         };
         let prepare = PrepareConfig { auth: auth.clone(), extended_types_enabled: true, enforce_quota: true };
         let config = NodeConfig {
