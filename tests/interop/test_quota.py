@@ -28,6 +28,23 @@ def used(client, top):
 
 
 @pytest.fixture
+def base(server, base):
+    """As everywhere, and the quotas below it go with the test."""
+    yield base
+    client = wire.open_session(server.port)
+
+    def remove(path):
+        for name in client.children(path)[0]:
+            remove(f"{path}/{name}")
+        client.delete(path)
+
+    if client.exists(HOME + base) is not None:
+        remove(HOME + base)
+    client.ok(wire.CLOSE_SESSION)
+    client.close()
+
+
+@pytest.fixture
 def enforced(make_server):
     """A server that enforces quotas, and a session on it."""
     server = make_server(ENFORCED).start()
