@@ -47,12 +47,12 @@ impl Quotas {
         let proposed = self.sums.get(quota.top).copied().unwrap_or_default();
         let (limits, used) = (quota.limits, quota.used);
         let checks = [
-            ("count", growth.nodes, used.count + proposed.nodes, limits.count, limits.count_hard),
-            ("bytes", growth.bytes, used.bytes + proposed.bytes, limits.bytes, limits.bytes_hard),
+            ("count", growth.nodes, used.count.saturating_add(proposed.nodes), limits.count, limits.count_hard),
+            ("bytes", growth.bytes, used.bytes.saturating_add(proposed.bytes), limits.bytes, limits.bytes_hard),
         ];
         for (what, grown, now, soft, hard) in checks {
             let limit = if hard > -1 { hard } else { soft };
-            let wanted = now + grown;
+            let wanted = now.saturating_add(grown);
             if grown == 0 || limit < 0 || wanted <= limit {
                 continue;
             }

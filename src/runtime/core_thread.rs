@@ -197,7 +197,11 @@ fn replica_config(config: &Config, boot: u32, core: usize) -> ReplicaConfig {
         connections_max: config.client.connections_max as usize,
         frame_bytes_max: config.client.frame_bytes_max,
         handshake_timeout_ms: HANDSHAKE_TIMEOUT_MS,
-        word_argument: fourletter::argument_bytes,
+        // A word that is refused anyway is not waited for.
+        word_argument: match config.admin.four_letter_words.allows(*b"stmk") {
+            true => fourletter::argument_bytes,
+            false => |word| fourletter::argument_bytes(word).map(|_| 0),
+        },
         requests_outstanding_max: u64::from(config.client.requests_outstanding_max),
     }
 }

@@ -142,8 +142,9 @@ impl State {
         let Some((_, root)) = self.quotas.over(path) else { return };
         let Some(slot) = self.nodes.find(&root.stats, root.stats_hash) else { return };
         let Some(mut sums) = self.nodes.data(slot).and_then(Track::parse) else { return };
-        sums.count += nodes;
-        sums.bytes += bytes;
+        // Clients may write any number there.
+        sums.count = sums.count.wrapping_add(nodes);
+        sums.bytes = sums.bytes.wrapping_add(bytes);
         self.set_stats(slot, &sums);
     }
 

@@ -128,6 +128,7 @@ def test_by_default_only_srvr_is_answered(make_server):
     for word in WORDS:
         if word != "srvr":
             assert ask(server, word) == NOT_LISTED.format(word)
+    assert ask(server, "stmk") == NOT_LISTED.format("stmk")
     assert "Mode: standalone\n" in ask(server, "srvr")
 
 

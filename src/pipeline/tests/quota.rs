@@ -40,6 +40,25 @@ fn hard_limits_refuse_and_soft_ones_do_not() {
 }
 
 #[test]
+fn sums_that_a_client_has_spoilt_do_no_harm() {
+    let mut server = Server::new();
+    let one = server.session(0);
+    limit(&mut server, one, "count=-1,bytes=-1,countHardLimit=3");
+    let spoil = |text: &'static str| Request::SetData {
+        path: "/zookeeper/quota/q/zookeeper_stats".into(),
+        data: Some(text.as_bytes()),
+        version: -1,
+    };
+    assert_eq!(server.err(one, &spoil("count=9223372036854775807,bytes=9223372036854775807")), code::OK);
+    assert_eq!(server.err(one, &create("/q/a", 0)), code::QUOTA_EXCEEDED);
+    assert_eq!(server.err(one, &set("/q", -1)), code::OK);
+    assert_eq!(stats(&mut server, one), "count=9223372036854775807,bytes=-9223372036854775806");
+    assert_eq!(server.err(one, &spoil("count=what")), code::OK);
+    assert_eq!(server.err(one, &create("/q/a", 0)), code::OK);
+    assert_eq!(stats(&mut server, one), "count=what");
+}
+
+#[test]
 fn writes_in_flight_count() {
     let mut server = Server::new();
     let one = server.session(0);
