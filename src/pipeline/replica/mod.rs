@@ -4,10 +4,13 @@
 
 mod commit;
 mod deliver;
+mod figures;
 mod session;
 
+pub use figures::ShardFigures;
+
 use super::auth::{self, AuthConfig};
-use super::conn::{Conn, ConnFigures, Connect, Frame, Identities, Phase};
+use super::conn::{Conn, Connect, Frame, Identities, Phase};
 use super::message::{ConnId, Down, Submit, Up};
 use super::reads::{self, After, Reads};
 use crate::limits::{SUBMITS_BYTES_MAX, WATCHES_PER_SHARD_MAX};
@@ -65,27 +68,6 @@ pub enum Action {
     Resume(ConnId),
     /// Ask for the answer to a four-letter word and give it to `four_letter_answer`.
     FourLetter(ConnId, [u8; 4], i64),
-}
-
-/// Figures of a shard, for the admin plane.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct ShardFigures {
-    pub connections: u64,
-    pub received: u64,
-    pub sent: u64,
-    pub outstanding: u64,
-    pub latency_min_ms: u64,
-    pub latency_max_ms: u64,
-    pub latency_sum_ms: u64,
-    pub latency_count: u64,
-    /// Bytes of all frames, lengths included.
-    pub bytes_received: u64,
-    pub connection_requests: u64,
-    pub connections_rejected: u64,
-    pub auth_failures: u64,
-    /// Connections that did not shake hands in time.
-    pub sessionless_expired: u64,
-    pub watch_bytes: u64,
 }
 
 type FixedHash = BuildHasherDefault<DefaultHasher>;
@@ -160,20 +142,6 @@ impl Replica {
 
     pub fn applied(&self) -> u64 {
         self.state.applied()
-    }
-
-    pub fn figures(&self) -> ShardFigures {
-        self.figures
-    }
-
-    /// Forgets latencies and counters (`srst`).
-    pub fn reset_figures(&mut self) {
-        self.figures = ShardFigures { connections: self.figures.connections, outstanding: self.figures.outstanding, ..Default::default() };
-    }
-
-    /// Forgets what each connection's figures say (`crst`).
-    pub fn reset_conn_figures(&mut self) {
-        self.conns.iter_mut().flatten().for_each(|conn| conn.figures = ConnFigures::default());
     }
 
     /// How many requests are in progress on the other shards; only matters when there is a limit.
@@ -489,16 +457,6 @@ impl Replica {
         if after == After::Close {
             self.close(conn);
         }
-    }
-
-    fn answered(&mut self, conn: &mut Conn, xid: i32, op: i32, at_ms: u64) {
-        let latency_ms = conn.answered(xid, op, self.state.applied(), at_ms, self.now_ms);
-        let figures = &mut self.figures;
-        figures.sent += 1;
-        figures.latency_min_ms = if figures.latency_count == 0 { latency_ms } else { figures.latency_min_ms.min(latency_ms) };
-        figures.latency_max_ms = figures.latency_max_ms.max(latency_ms);
-        figures.latency_sum_ms += latency_ms;
-        figures.latency_count += 1;
     }
 
     /// The reply goes out at once, before anything that waits (T16).
