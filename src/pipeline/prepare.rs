@@ -128,6 +128,10 @@ impl Prepare {
 
     fn fix_acl<'r>(&self, auth: &'r [u8], list: &AclList<'r>) -> Result<StoredAcl<'r>, i32> {
         let ids = decode_ids(auth);
+        if let Some(at) = list.null_id_at() {
+            let before = auth::fix_acl(&self.config.auth, list.iter().take(at), ids.iter().copied());
+            return Err(if at == 0 || before.is_some() { code::MARSHALLING_ERROR } else { code::INVALID_ACL });
+        }
         let fixed = auth::fix_acl(&self.config.auth, list.iter(), ids.iter().copied()).ok_or(code::INVALID_ACL)?;
         Ok((!auth::is_open(&fixed)).then_some(fixed))
     }
@@ -336,8 +340,8 @@ struct Mode {
 }
 
 impl Mode {
-    /// Flags as ZooKeeper's CreateMode, checked against the opcode that carries them: containers and TTL nodes only
-    /// through their own opcodes, in the order flags, feature, range.
+    /// Flags as ZooKeeper's CreateMode, checked against the opcode that carries them: TTL nodes only through their own,
+    /// in the order flags, feature, range. The opcode of containers makes whatever the flags say.
     fn of(op: i32, flags: i32, ttl_ms: i64, ttl_enabled: bool) -> Result<Mode, i32> {
         if !(0..=6).contains(&flags) {
             return Err(code::BAD_ARGUMENTS);
@@ -347,7 +351,7 @@ impl Mode {
         if (mode.ttl || op == opcode::CREATE_TTL) && !ttl_enabled {
             return Err(code::UNIMPLEMENTED);
         }
-        let right_opcode = mode.ttl == (op == opcode::CREATE_TTL) && (op != opcode::CREATE_CONTAINER || mode.container);
+        let right_opcode = mode.ttl == (op == opcode::CREATE_TTL);
         let right_ttl = if mode.ttl { (1..=TTL_MS_MAX).contains(&ttl_ms) } else { true };
         if right_opcode && right_ttl { Ok(mode) } else { Err(code::BAD_ARGUMENTS) }
     }

@@ -35,7 +35,7 @@ SETTINGS = {
 SESSION_MS = 30000
 STEPS_PER_RUN = 80
 ZXID_MARK = re.compile(rb"\x01zxid(\d{3})")
-DISAGREEMENTS_MAX = 5
+DISAGREEMENTS_MAX = 8
 
 
 class Seat:

@@ -390,6 +390,7 @@ impl Replica {
             | opcode::SET_DATA
             | opcode::SET_ACL
             | opcode::MULTI
+            | opcode::RECONFIG
             | opcode::SYNC
             | opcode::CLOSE_SESSION => self.write(conn, xid, op, body, frame),
             _ => self.local(conn, frame),
@@ -403,7 +404,8 @@ impl Replica {
         }
     }
 
-    /// A write goes up if it parses; what does not is answered here, in its turn.
+    /// A write goes up if it parses; what does not is answered here, in its turn. Except a multi: ZooKeeper spends a zxid
+    /// on one even if it cannot read it.
     fn write(&mut self, conn: &mut Conn, xid: i32, op: i32, body: &[u8], frame: &[u8]) {
         match Request::decode(op, body) {
             Ok(Request::Sync { path }) => {
@@ -412,6 +414,7 @@ impl Replica {
                 self.submit(conn, xid, op, body, &echo);
             }
             Ok(_) => self.submit(conn, xid, op, body, &[]),
+            Err(DecodeError::Malformed) if op == opcode::MULTI => self.submit(conn, xid, op, body, &[]),
             Err(DecodeError::Malformed | DecodeError::Unimplemented) => self.local(conn, frame),
         }
     }
@@ -472,7 +475,11 @@ impl Replica {
             Ok(Request::Auth { scheme, credentials: Some(credentials) }) => {
                 auth::authenticate(&self.config.auth, &scheme, credentials, conn.peer.ip().to_canonical())
             }
-            _ => None,
+            Ok(_) => None,
+            Err(_) => {
+                tracing::warn!("{}: an auth packet that does not parse, closed", conn.peer);
+                return self.close(conn);
+            }
         };
         let Some(added) = added else {
             tracing::warn!("{}: authentication failed, closed", conn.peer);
