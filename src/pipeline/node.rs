@@ -269,16 +269,10 @@ impl Node {
         if self.closing.contains_key(&submit.session) {
             return self.propose(zxid, wall_ms, submit.session, origin, Op::Error { code: code::SESSION_EXPIRED });
         }
-        let request = match Request::decode(submit.opcode, submit.body) {
-            Ok(Request::Reconfig) => {
-                return self.propose(zxid, wall_ms, submit.session, origin, Op::Error { code: code::RECONFIG_DISABLED });
-            }
-            Ok(request) => request,
-            Err(_) => {
-                assert_eq!(submit.opcode, opcode::MULTI, "a shard answers what does not parse, except a multi");
-                return self.propose(zxid, wall_ms, submit.session, origin, Op::Error { code: code::MARSHALLING_ERROR });
-            }
-        };
+        let request = Request::decode(submit.opcode, submit.body).expect("the shard has decoded it before");
+        if matches!(request, Request::Reconfig) {
+            return self.propose(zxid, wall_ms, submit.session, origin, Op::Error { code: code::RECONFIG_DISABLED });
+        }
         let asker = Asker { state, session: submit.session, auth: submit.auth, zxid, time_ms: wall_ms };
         if let Request::Multi(ops) = &request {
             match self.prepare.multi(&asker, ops.iter()) {

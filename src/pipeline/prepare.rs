@@ -4,7 +4,7 @@
 
 use super::auth::{self, AuthConfig, IdRef, perm};
 use super::overlay::{AclView, NodeView, Overlay};
-use crate::tree::owner::{CONTAINER, Owner, TTL_MS_MAX};
+use crate::tree::owner::{Owner, TTL_MS_MAX};
 use crate::tree::{AclId, State, path as paths};
 use crate::wire::jute::Reader;
 use crate::wire::request::{self as wire, AclList, Request, opcode};
@@ -262,12 +262,8 @@ impl Prepare {
                 codes.push(code::RUNTIME_INCONSISTENCY); // never tried
                 continue;
             }
-            match self.change(asker, &request) {
-                Ok(mut change) => {
-                    // Inside a multi every container is answered like create2.
-                    if let Planned::Create { owner: CONTAINER, with_stat, .. } = &mut change {
-                        *with_stat = true;
-                    }
+            match self.change(asker, &as_in_multi(request)) {
+                Ok(change) => {
                     planned.push(change);
                     codes.push(code::OK);
                 }
@@ -313,6 +309,19 @@ impl Prepare {
     }
 }
 
+/// Inside a multi the flags of create, createContainer and createTTL decide what is made and how it is answered, not the
+/// opcode (ZooKeeper's MultiOperationRecord).
+fn as_in_multi(request: Request<'_>) -> Request<'_> {
+    match request {
+        Request::CreateTtl(create, ttl_ms) if create.flags == 5 || create.flags == 6 => Request::CreateTtl(create, ttl_ms),
+        Request::Create(create) | Request::CreateContainer(create) | Request::CreateTtl(create, _) => match create.flags {
+            4 => Request::CreateContainer(create),
+            _ => Request::Create(create),
+        },
+        other => other,
+    }
+}
+
 fn proposed_acl(acl: &StoredAcl<'_>) -> AclView {
     let Some(list) = acl else { return AclView::Interned(AclId::OPEN) };
     let owned = list.iter().map(|a| crate::wire::record::Acl { perms: a.perms as i32, scheme: a.scheme.into(), id: a.id.into() });
@@ -341,13 +350,18 @@ struct Mode {
 
 impl Mode {
     /// Flags as ZooKeeper's CreateMode, checked against the opcode that carries them: TTL nodes only through their own,
-    /// in the order flags, feature, range. The opcode of containers makes whatever the flags say.
+    /// in the order flags, feature, range. The opcode of containers makes containers whatever the flags say, and no other
+    /// opcode does.
     fn of(op: i32, flags: i32, ttl_ms: i64, ttl_enabled: bool) -> Result<Mode, i32> {
         if !(0..=6).contains(&flags) {
             return Err(code::BAD_ARGUMENTS);
         }
-        let mode =
-            Mode { ephemeral: matches!(flags, 1 | 3), sequential: matches!(flags, 2 | 3 | 6), container: flags == 4, ttl: flags >= 5 };
+        let mode = Mode {
+            ephemeral: matches!(flags, 1 | 3),
+            sequential: matches!(flags, 2 | 3 | 6),
+            container: op == opcode::CREATE_CONTAINER,
+            ttl: flags >= 5,
+        };
         if (mode.ttl || op == opcode::CREATE_TTL) && !ttl_enabled {
             return Err(code::UNIMPLEMENTED);
         }
@@ -358,8 +372,8 @@ impl Mode {
 
     fn owner(&self, session: i64, ttl_ms: i64) -> i64 {
         let owner = match self {
-            Mode { ephemeral: true, .. } => Owner::Session(session),
             Mode { container: true, .. } => Owner::Container,
+            Mode { ephemeral: true, .. } => Owner::Session(session),
             Mode { ttl: true, .. } => Owner::Ttl(ttl_ms),
             _ => Owner::None,
         };

@@ -36,6 +36,8 @@ SESSION_MS = 30000
 STEPS_PER_RUN = 80
 ZXID_MARK = re.compile(rb"\x01zxid(\d{3})")
 DISAGREEMENTS_MAX = 8
+SILENCE = b"no answer within 10 s"
+MARSHALLING = struct.pack(">i", wire.MARSHALLING)
 
 
 class Seat:
@@ -66,7 +68,7 @@ class Seat:
         except wire.Closed:
             frames.append(None)
         except TimeoutError:
-            frames.append(b"no answer within 10 s")
+            frames.append(SILENCE)
         return frames
 
     def send(self, payload):
@@ -214,10 +216,19 @@ class Run:
             for side, frames in zip(self.sides, answers):
                 side.zxids[step.index] = struct.unpack(">q", frames[-1][4:12])[0]
 
+    def pair_refused(self, answers):
+        """ZooKeeper spends zxids on some of the requests that it cannot execute at all, Falconer on none."""
+        last = [frames[-1] for frames in answers]
+        if all(is_reply(frame) and frame[12:16] == MARSHALLING for frame in last):
+            self.ranks.pair(*(struct.unpack(">q", frame[4:12])[0] for frame in last))
+
     def compare(self, step, slot, answers, op=None):
         """Compares what one session has received on the two servers."""
+        self.pair_refused(answers)
         op = step.op if op is None else op
         kind = f"opcode {step.op}: {'events' if op == wire.PING else 'reply'}"
+        if SILENCE in answers[0] + answers[1]:
+            raise Disagreement(self.at, kind + ": silence", f"session {slot} on ZooKeeper: {answers[0]}, on Falconer: {answers[1]}")
         masked = [[self.items(side, op, frame) for frame in frames] for side, frames in zip(self.sides, answers)]
         if step.op == wire.CLOSE_SESSION:
             # The ephemerals of a session go in the order of a hash set.

@@ -26,11 +26,13 @@ class Ranks:
     def __init__(self):
         self.apache_of = {}
         self.order = []
+        self.twin_of = {}
 
     def same(self, apache, falconer):
         """Whether the two may name the same transaction."""
         if apache <= 0 or falconer <= 0:
             return apache == falconer
+        apache = self.twin_of.get(apache, apache)
         if falconer in self.apache_of:
             return self.apache_of[falconer] == apache
         at = bisect_left(self.order, falconer)
@@ -41,9 +43,13 @@ class Ranks:
         return below and above
 
     def pair(self, apache, falconer):
-        """From now on the two are the same, whatever else was paired with `apache`."""
-        if falconer not in self.apache_of:
-            self.order.insert(bisect_left(self.order, falconer), falconer)
+        """From now on the two are the same, whatever else either was paired with."""
+        apache = self.twin_of.get(apache, apache)
+        if falconer in self.apache_of:
+            if self.apache_of[falconer] != apache:
+                self.twin_of[apache] = self.apache_of[falconer]
+            return
+        self.order.insert(bisect_left(self.order, falconer), falconer)
         self.apache_of[falconer] = apache
 
 

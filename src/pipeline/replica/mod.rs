@@ -404,8 +404,7 @@ impl Replica {
         }
     }
 
-    /// A write goes up if it parses; what does not is answered here, in its turn. Except a multi: ZooKeeper spends a zxid
-    /// on one even if it cannot read it.
+    /// A write goes up if it parses; what does not is answered here, in its turn.
     fn write(&mut self, conn: &mut Conn, xid: i32, op: i32, body: &[u8], frame: &[u8]) {
         match Request::decode(op, body) {
             Ok(Request::Sync { path }) => {
@@ -414,7 +413,6 @@ impl Replica {
                 self.submit(conn, xid, op, body, &echo);
             }
             Ok(_) => self.submit(conn, xid, op, body, &[]),
-            Err(DecodeError::Malformed) if op == opcode::MULTI => self.submit(conn, xid, op, body, &[]),
             Err(DecodeError::Malformed | DecodeError::Unimplemented) => self.local(conn, frame),
         }
     }
@@ -472,11 +470,11 @@ impl Replica {
     /// The reply goes out at once, before anything that waits (T16).
     fn authenticate(&mut self, conn: &mut Conn, xid: i32, body: &[u8]) {
         let added = match Request::decode(opcode::AUTH, body) {
-            Ok(Request::Auth { scheme, credentials: Some(credentials) }) => {
-                auth::authenticate(&self.config.auth, &scheme, credentials, conn.peer.ip().to_canonical())
-            }
-            Ok(_) => None,
-            Err(_) => {
+            // The scheme `ip` does not look at credentials; every other one fails without.
+            Ok(Request::Auth { scheme, credentials }) => credentials
+                .or((scheme == "ip").then_some(&[]))
+                .and_then(|credentials| auth::authenticate(&self.config.auth, &scheme, credentials, conn.peer.ip().to_canonical())),
+            Ok(_) | Err(_) => {
                 tracing::warn!("{}: an auth packet that does not parse, closed", conn.peer);
                 return self.close(conn);
             }
