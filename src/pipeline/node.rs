@@ -265,10 +265,13 @@ impl Node {
     }
 
     fn write(&mut self, origin: &Origin, submit: &Submit<'_>, state: &State, wall_ms: i64) {
-        let request = Request::decode(submit.opcode, submit.body).expect("the shard has decoded it before");
         let zxid = self.next_zxid(wall_ms);
         if self.closing.contains_key(&submit.session) {
             return self.propose(zxid, wall_ms, submit.session, origin, Op::Error { code: code::SESSION_EXPIRED });
+        }
+        let request = Request::decode(submit.opcode, submit.body).expect("the shard has decoded it before");
+        if matches!(request, Request::Reconfig) {
+            return self.propose(zxid, wall_ms, submit.session, origin, Op::Error { code: code::RECONFIG_DISABLED });
         }
         let asker = Asker { state, session: submit.session, auth: submit.auth, zxid, time_ms: wall_ms };
         if let Request::Multi(ops) = &request {

@@ -5,7 +5,7 @@
 use super::auth::{self, AuthConfig, IdRef, perm};
 use super::overlay::{AclView, NodeView, Overlay};
 use super::quota::{Growth, Quotas};
-use crate::tree::owner::{CONTAINER, Owner, TTL_MS_MAX};
+use crate::tree::owner::{Owner, TTL_MS_MAX};
 use crate::tree::{AclId, State, path as paths};
 use crate::wire::jute::Reader;
 use crate::wire::request::{self as wire, AclList, Request, opcode};
@@ -133,6 +133,10 @@ impl Prepare {
 
     fn fix_acl<'r>(&self, auth: &'r [u8], list: &AclList<'r>) -> Result<StoredAcl<'r>, i32> {
         let ids = decode_ids(auth);
+        if let Some(at) = list.null_id_at() {
+            let before = auth::fix_acl(&self.config.auth, list.iter().take(at), ids.iter().copied());
+            return Err(if at == 0 || before.is_some() { code::MARSHALLING_ERROR } else { code::INVALID_ACL });
+        }
         let fixed = auth::fix_acl(&self.config.auth, list.iter(), ids.iter().copied()).ok_or(code::INVALID_ACL)?;
         Ok((!auth::is_open(&fixed)).then_some(fixed))
     }
@@ -297,12 +301,8 @@ impl Prepare {
                 codes.push(code::RUNTIME_INCONSISTENCY); // never tried
                 continue;
             }
-            match self.change(asker, &request) {
-                Ok(mut change) => {
-                    // Inside a multi every container is answered like create2.
-                    if let Planned::Create { owner: CONTAINER, with_stat, .. } = &mut change {
-                        *with_stat = true;
-                    }
+            match self.change(asker, &as_in_multi(request)) {
+                Ok(change) => {
                     planned.push(change);
                     codes.push(code::OK);
                 }
@@ -349,6 +349,19 @@ impl Prepare {
     }
 }
 
+/// Inside a multi the flags of create, createContainer and createTTL decide what is made and how it is answered, not the
+/// opcode (ZooKeeper's MultiOperationRecord).
+fn as_in_multi(request: Request<'_>) -> Request<'_> {
+    match request {
+        Request::CreateTtl(create, ttl_ms) if create.flags == 5 || create.flags == 6 => Request::CreateTtl(create, ttl_ms),
+        Request::Create(create) | Request::CreateContainer(create) | Request::CreateTtl(create, _) => match create.flags {
+            4 => Request::CreateContainer(create),
+            _ => Request::Create(create),
+        },
+        other => other,
+    }
+}
+
 fn proposed_acl(acl: &StoredAcl<'_>) -> AclView {
     let Some(list) = acl else { return AclView::Interned(AclId::OPEN) };
     let owned = list.iter().map(|a| crate::wire::record::Acl { perms: a.perms as i32, scheme: a.scheme.into(), id: a.id.into() });
@@ -376,26 +389,31 @@ struct Mode {
 }
 
 impl Mode {
-    /// Flags as ZooKeeper's CreateMode, checked against the opcode that carries them: containers and TTL nodes only
-    /// through their own opcodes, in the order flags, feature, range.
+    /// Flags as ZooKeeper's CreateMode, checked against the opcode that carries them: TTL nodes only through their own,
+    /// in the order flags, feature, range. The opcode of containers makes containers whatever the flags say, and no other
+    /// opcode does.
     fn of(op: i32, flags: i32, ttl_ms: i64, ttl_enabled: bool) -> Result<Mode, i32> {
         if !(0..=6).contains(&flags) {
             return Err(code::BAD_ARGUMENTS);
         }
-        let mode =
-            Mode { ephemeral: matches!(flags, 1 | 3), sequential: matches!(flags, 2 | 3 | 6), container: flags == 4, ttl: flags >= 5 };
+        let mode = Mode {
+            ephemeral: matches!(flags, 1 | 3),
+            sequential: matches!(flags, 2 | 3 | 6),
+            container: op == opcode::CREATE_CONTAINER,
+            ttl: flags >= 5,
+        };
         if (mode.ttl || op == opcode::CREATE_TTL) && !ttl_enabled {
             return Err(code::UNIMPLEMENTED);
         }
-        let right_opcode = mode.ttl == (op == opcode::CREATE_TTL) && (op != opcode::CREATE_CONTAINER || mode.container);
+        let right_opcode = mode.ttl == (op == opcode::CREATE_TTL);
         let right_ttl = if mode.ttl { (1..=TTL_MS_MAX).contains(&ttl_ms) } else { true };
         if right_opcode && right_ttl { Ok(mode) } else { Err(code::BAD_ARGUMENTS) }
     }
 
     fn owner(&self, session: i64, ttl_ms: i64) -> i64 {
         let owner = match self {
-            Mode { ephemeral: true, .. } => Owner::Session(session),
             Mode { container: true, .. } => Owner::Container,
+            Mode { ephemeral: true, .. } => Owner::Session(session),
             Mode { ttl: true, .. } => Owner::Ttl(ttl_ms),
             _ => Owner::None,
         };

@@ -393,6 +393,7 @@ impl Replica {
             | opcode::SET_DATA
             | opcode::SET_ACL
             | opcode::MULTI
+            | opcode::RECONFIG
             | opcode::SYNC
             | opcode::CLOSE_SESSION => self.write(conn, xid, op, body, frame),
             _ => self.local(conn, frame),
@@ -462,10 +463,14 @@ impl Replica {
     /// The reply goes out at once, before anything that waits (T16).
     fn authenticate(&mut self, conn: &mut Conn, xid: i32, body: &[u8]) {
         let added = match Request::decode(opcode::AUTH, body) {
-            Ok(Request::Auth { scheme, credentials: Some(credentials) }) => {
-                auth::authenticate(&self.config.auth, &scheme, credentials, conn.peer.ip().to_canonical())
+            // The scheme `ip` does not look at credentials; every other one fails without.
+            Ok(Request::Auth { scheme, credentials }) => credentials
+                .or((scheme == "ip").then_some(&[]))
+                .and_then(|credentials| auth::authenticate(&self.config.auth, &scheme, credentials, conn.peer.ip().to_canonical())),
+            Ok(_) | Err(_) => {
+                tracing::warn!("{}: an auth packet that does not parse, closed", conn.peer);
+                return self.close(conn);
             }
-            _ => None,
         };
         let Some(added) = added else {
             self.figures.auth_failures += 1;
