@@ -14,6 +14,9 @@ use crate::wire::response::{ReplyHeader, code};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+mod bounds;
+mod traps;
+
 struct Server {
     shards: Vec<Replica>,
     node: Node,
@@ -35,6 +38,11 @@ type Frame = (ReplyHeader, Vec<u8>);
 
 impl Server {
     fn new() -> Server {
+        Server::with_state(|| State::new(false))
+    }
+
+    /// A server whose history begins with this state.
+    fn with_state(state: fn() -> State) -> Server {
         let auth = AuthConfig { digest_enabled: true, ..AuthConfig::default() };
         let shard = |shard| ReplicaConfig {
             server: 1,
@@ -62,8 +70,8 @@ impl Server {
             reap: ReapConfig { interval_ms: 1000, ..ReapConfig::default() },
         };
         let mut server = Server {
-            shards: (0..2).map(|i| Replica::new(shard(i), State::new(false))).collect(),
-            node: Node::new(config, Position::default(), &State::new(false), 0),
+            shards: (0..2).map(|i| Replica::new(shard(i), state())).collect(),
+            node: Node::new(config, Position::default(), &state(), 0),
             published: Vec::new(),
             seen: vec![0; 2],
             received: HashMap::new(),
