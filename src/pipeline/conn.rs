@@ -4,7 +4,8 @@
 
 use super::message::ConnId;
 use crate::limits::{
-    HANDSHAKE_BYTES_MAX, HELD_BYTES_MAX, INPUT_SLACK_BYTES, OUTPUT_BYTES_MAX, PENDING_REQUESTS_MAX, SET_WATCHES_BYTES_MAX,
+    HANDSHAKE_BYTES_MAX, HELD_BYTES_MAX, IDENTITIES_BYTES_MAX, INPUT_SLACK_BYTES, OUTPUT_BYTES_MAX, PENDING_REQUESTS_MAX,
+    SET_WATCHES_BYTES_MAX,
 };
 use crate::wire::jute;
 use crate::wire::record::{ConnectRequest, Id};
@@ -75,6 +76,17 @@ impl Identities {
         }
         Identities { list, encoded }
     }
+
+    /// These and the ones that are new in `added`. None: more than a connection may have.
+    pub fn with(&self, added: Vec<Id>) -> Option<Identities> {
+        let mut list = self.list.clone();
+        for id in added {
+            if !list.contains(&id) {
+                list.push(id);
+            }
+        }
+        Some(Identities::new(list)).filter(|ids| ids.encoded.len() <= IDENTITIES_BYTES_MAX)
+    }
 }
 
 /// A request that could not be answered when it was read.
@@ -138,6 +150,8 @@ pub struct Conn {
     pub pending: VecDeque<Pending>,
     pub next_sequence: u32,
     pub output: Vec<u8>,
+    /// Of those, watch events: a client cannot be kept from causing them by not reading from it.
+    pub event_bytes: usize,
     /// Bytes handed to the socket and not yet reported as sent.
     pub in_flight: usize,
     pub flush_queued: bool,
@@ -166,6 +180,7 @@ impl Conn {
             pending: VecDeque::new(),
             next_sequence: 0,
             output: Vec::new(),
+            event_bytes: 0,
             in_flight: 0,
             flush_queued: false,
             paused: false,

@@ -5,6 +5,7 @@
 use super::auth::{self, AuthConfig, IdRef, perm};
 use super::overlay::{AclView, NodeView, Overlay};
 use super::quota::{Growth, Quotas};
+use crate::limits::TXN_BYTES_MAX;
 use crate::tree::owner::{Owner, TTL_MS_MAX};
 use crate::tree::{AclId, State, path as paths};
 use crate::wire::jute::Reader;
@@ -26,6 +27,9 @@ pub struct PrepareConfig {
 
 /// A create counter beyond this has no ten-digit suffix; sequential creates are refused from here on.
 const SEQUENCE_MAX: u32 = i32::MAX as u32;
+
+/// The changes of one multi: what is left of a transaction is for its own fields.
+const MULTI_BYTES_MAX: usize = TXN_BYTES_MAX - (64 << 10);
 
 /// Who asks, when, and against what.
 pub struct Asker<'a> {
@@ -50,6 +54,20 @@ pub enum Planned<'r> {
 type StoredAcl<'r> = Option<Vec<AclRef<'r>>>;
 
 impl Planned<'_> {
+    /// At least as many bytes as it takes in a transaction.
+    fn bytes_max(&self) -> usize {
+        const FIXED: usize = 128;
+        let of_acl = |acl: &StoredAcl<'_>| acl.as_ref().map_or(0, |list| auth::stored_bytes(list));
+        FIXED
+            + match self {
+                Planned::Create { path, data, acl, .. } => path.len() + data.map_or(0, <[u8]>::len) + of_acl(acl),
+                Planned::Delete { path, .. } => path.len(),
+                Planned::SetData { path, data, .. } => path.len() + data.map_or(0, <[u8]>::len),
+                Planned::SetAcl { path, acl, .. } => path.len() + of_acl(acl),
+                Planned::Check => 0,
+            }
+    }
+
     /// The change as the transaction carries it.
     pub fn change(&self) -> Change<'_> {
         match self {
@@ -296,6 +314,7 @@ impl Prepare {
         self.quotas.begin();
         let mut planned = Vec::new();
         let mut codes = Vec::new();
+        let mut bytes = 0;
         for request in ops {
             if codes.last().is_some_and(|&c| c != code::OK) {
                 codes.push(code::RUNTIME_INCONSISTENCY); // never tried
@@ -303,8 +322,10 @@ impl Prepare {
             }
             match self.change(asker, &as_in_multi(request)) {
                 Ok(change) => {
+                    bytes += change.bytes_max();
                     planned.push(change);
-                    codes.push(code::OK);
+                    // Many small operations, or one list of identities in each, take more room than their frame.
+                    codes.push(if bytes <= MULTI_BYTES_MAX { code::OK } else { code::BAD_ARGUMENTS });
                 }
                 Err(refused) => codes.push(refused),
             }

@@ -17,6 +17,9 @@ use crate::wire::response::{ReplyHeader, code};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+mod bounds;
+mod traps;
+
 struct Server {
     shards: Vec<Replica>,
     node: Node,
@@ -38,10 +41,19 @@ type Frame = (ReplyHeader, Vec<u8>);
 
 impl Server {
     fn new() -> Server {
-        Server::limited(0)
+        Server::limited_with(0, || State::new(false))
     }
 
     fn limited(requests_outstanding_max: u64) -> Server {
+        Server::limited_with(requests_outstanding_max, || State::new(false))
+    }
+
+    /// A server whose history begins with this state.
+    fn with_state(state: fn() -> State) -> Server {
+        Server::limited_with(0, state)
+    }
+
+    fn limited_with(requests_outstanding_max: u64, state: fn() -> State) -> Server {
         let auth = AuthConfig { digest_enabled: true, ..AuthConfig::default() };
         let shard = |shard| ReplicaConfig {
             server: 1,
@@ -70,8 +82,8 @@ impl Server {
             reap: ReapConfig { interval_ms: 1000, ..ReapConfig::default() },
         };
         let mut server = Server {
-            shards: (0..2).map(|i| Replica::new(shard(i), State::new(false))).collect(),
-            node: Node::new(config, Position::default(), &State::new(false), 0),
+            shards: (0..2).map(|i| Replica::new(shard(i), state())).collect(),
+            node: Node::new(config, Position::default(), &state(), 0),
             published: Vec::new(),
             seen: vec![0; 2],
             received: HashMap::new(),

@@ -197,7 +197,8 @@ impl<'a> Request<'a> {
             opcode::WHO_AM_I => Request::WhoAmI,
             opcode::EXISTS => Request::Exists { path: r.required()?, watch: r.bool()? },
             opcode::GET_ACL => Request::GetAcl { path: r.required()? },
-            opcode::SET_ACL => Request::SetAcl { path: r.required()?, acl: AclList::read(&mut r)?, version: r.i32()? },
+            // A null path is a bad path to the writes that look at it first, and a bad record to all others.
+            opcode::SET_ACL => Request::SetAcl { path: r.string()?.unwrap_or_default(), acl: AclList::read(&mut r)?, version: r.i32()? },
             opcode::GET_CHILDREN2 => Request::GetChildren2 { path: r.required()?, watch: r.bool()? },
             opcode::SYNC => Request::Sync { path: r.required()? },
             opcode::MULTI => Request::Multi(MultiOps::read(&mut r, is_write)?),
@@ -234,7 +235,7 @@ impl<'a> Request<'a> {
             opcode::CREATE_CONTAINER => Request::CreateContainer(Create::read(r)?),
             opcode::CREATE_TTL => Request::CreateTtl(Create::read(r)?, r.i64()?),
             opcode::DELETE => Request::Delete { path: r.required()?, version: r.i32()? },
-            opcode::SET_DATA => Request::SetData { path: r.required()?, data: r.buffer()?, version: r.i32()? },
+            opcode::SET_DATA => Request::SetData { path: r.string()?.unwrap_or_default(), data: r.buffer()?, version: r.i32()? },
             opcode::GET_DATA => Request::GetData { path: r.required()?, watch: r.bool()? },
             opcode::GET_CHILDREN => Request::GetChildren { path: r.required()?, watch: r.bool()? },
             _ => return Ok(None),

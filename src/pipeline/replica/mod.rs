@@ -246,6 +246,7 @@ impl Replica {
     pub fn take_output(&mut self, id: ConnId) -> Vec<u8> {
         let Some(conn) = self.conns.get_mut(id.slot()).and_then(|c| c.as_mut()).filter(|c| c.id == id) else { return Vec::new() };
         conn.flush_queued = false;
+        conn.event_bytes = 0;
         let output = std::mem::take(&mut conn.output);
         conn.in_flight = output.len();
         output
@@ -472,19 +473,13 @@ impl Replica {
                 return self.close(conn);
             }
         };
-        let Some(added) = added else {
+        let Some(ids) = added.and_then(|added| conn.ids.with(added)) else {
             self.figures.auth_failures += 1;
             tracing::warn!("{}: authentication failed, closed", conn.peer);
             response::reply(&mut conn.output, xid, 0, code::AUTH_FAILED);
             return self.close(conn);
         };
-        let mut list = conn.ids.list.clone();
-        added.into_iter().for_each(|id| {
-            if !list.contains(&id) {
-                list.push(id)
-            }
-        });
-        conn.ids = Rc::new(Identities::new(list));
+        conn.ids = Rc::new(ids);
         response::reply(&mut conn.output, xid, 0, code::OK);
     }
 }
