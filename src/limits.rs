@@ -35,6 +35,14 @@ pub const INPUT_SLACK_BYTES: usize = 64 << 10;
 pub const OUTPUT_BYTES_MAX: usize = 4 << 20;
 /// Proposed but not yet durable bytes beyond which no request is admitted.
 pub const PROPOSED_BYTES_MAX: usize = 64 << 20;
+/// Watch events for one connection that were not handed to its socket yet; it is closed beyond them.
+pub const EVENT_BYTES_MAX: usize = 16 << 20;
+/// The encoded identities of one connection (what `addauth` adds up to): they travel with every write.
+pub const IDENTITIES_BYTES_MAX: usize = 64 << 10;
+/// Different entries in one access control list.
+pub const ACL_ENTRIES_MAX: usize = 1000;
+/// An access control list as stored, when `auth` has become all identities.
+pub const ACL_BYTES_MAX: usize = 1 << 20;
 /// Operations in one multi, at most.
 pub const MULTI_OPS_MAX: usize = 100_000;
 /// Shards (client cores) of one server, at most.
@@ -51,7 +59,7 @@ pub const SUBMIT_RING_BYTES: usize = 4 << 20;
 pub const DOWN_RING_SLOTS: usize = 8192;
 
 const _: () = assert!(FRAME_BYTES_MAX < FRAME_BYTES_CEILING);
-const _: () = assert!(FRAME_BYTES_CEILING + (1 << 20) < TXN_BYTES_MAX);
+const _: () = assert!(FRAME_BYTES_CEILING + ACL_BYTES_MAX + (1 << 20) < TXN_BYTES_MAX);
 const _: () = assert!(TXN_BYTES_MAX + 2 * BLOCK_BYTES < SEGMENT_BYTES / 4);
 const _: () = assert!(BATCH_BYTES_POOLED.is_multiple_of(BLOCK_BYTES) && SEGMENT_BYTES.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(COMMIT_RING_SLOTS.is_power_of_two() && DOWN_RING_SLOTS.is_power_of_two() && SUBMIT_RING_BYTES.is_power_of_two());

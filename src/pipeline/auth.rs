@@ -2,6 +2,7 @@
 //! with an access control list. Follows ZooKeeper's built-in schemes world, auth, digest, ip and super.
 //! Refuses to store lists or connections, and to decide anything but yes or no.
 
+use crate::limits::{ACL_BYTES_MAX, ACL_ENTRIES_MAX};
 use crate::wire::record::{Acl, Id};
 use crate::wire::txn::AclRef;
 use base64::Engine;
@@ -99,6 +100,7 @@ pub fn authenticate(config: &AuthConfig, scheme: &str, credentials: &[u8], addre
 
 /// Turns the list of a request into the list to store, or None for INVALIDACL (PrepRequestProcessor.fixupACL):
 /// duplicates go, `auth` becomes one entry per authenticated identity, every other entry must be valid for its scheme.
+/// Unlike there, a list may not be longer than `limits` says: what a frame asks for must fit a transaction.
 pub fn fix_acl<'a>(
     config: &AuthConfig,
     requested: impl Iterator<Item = AclRef<'a>>,
@@ -109,6 +111,9 @@ pub fn fix_acl<'a>(
     for entry in requested {
         if seen.contains(&entry) {
             continue;
+        }
+        if seen.len() == ACL_ENTRIES_MAX {
+            return None;
         }
         seen.push(entry);
         match entry.scheme {
@@ -125,8 +130,17 @@ pub fn fix_acl<'a>(
             "digest" if config.digest_enabled && is_digest_id(entry.id) => fixed.push(entry),
             _ => return None,
         }
+        if stored_bytes(&fixed) > ACL_BYTES_MAX {
+            return None;
+        }
     }
     (!fixed.is_empty()).then_some(fixed)
+}
+
+/// About how many bytes a list takes in a transaction.
+pub fn stored_bytes(acl: &[AclRef<'_>]) -> usize {
+    const ENTRY: usize = 32;
+    acl.iter().map(|entry| ENTRY + entry.scheme.len() + entry.id.len()).sum()
 }
 
 /// Java's `id.split(":").length == 2`: trailing empty parts do not count.
@@ -208,5 +222,16 @@ mod tests {
         assert_eq!(fix(&[entry("sasl", "x")]), None);
         let nobody = fix_acl(&CONFIG, [entry("auth", "")].into_iter(), [("ip", "1.2.3.4")].into_iter());
         assert_eq!(nobody, None);
+    }
+
+    #[test]
+    fn a_list_never_outgrows_a_transaction() {
+        let name = "n".repeat(2000);
+        let ids: Vec<IdRef<'_>> = vec![("digest", &name); 30];
+        let entries = |count: u32| (0..count).map(|perms| AclRef { perms, scheme: "auth", id: "" });
+        assert_eq!(fix_acl(&CONFIG, entries(10), ids.iter().copied()).map(|list| list.len()), Some(300));
+        assert_eq!(fix_acl(&CONFIG, entries(100), ids.iter().copied()), None);
+        assert!(fix_acl(&CONFIG, entries(ACL_ENTRIES_MAX as u32), [("digest", "b:h")].into_iter()).is_some());
+        assert_eq!(fix_acl(&CONFIG, entries(ACL_ENTRIES_MAX as u32 + 1), [("digest", "b:h")].into_iter()), None);
     }
 }

@@ -17,7 +17,7 @@ pub struct Reads<'a> {
     pub state: &'a State,
     pub watches: &'a mut Watches,
     pub auth: &'a AuthConfig,
-    /// No more watches are registered: the shard holds as many as it may.
+    /// The shard holds as many watches as it may: what would register more is refused with SYSTEMERROR.
     pub watches_full: bool,
     pub conn: ConnId,
     pub session: i64,
@@ -45,11 +45,20 @@ impl Reads<'_> {
                 return After::Close;
             }
             Err(DecodeError::Malformed) => {
-                response::reply(out, xid, zxid, code::MARSHALLING_ERROR);
+                let mark = response::begin_reply(out, xid, zxid, code::MARSHALLING_ERROR);
+                // ZooKeeper notices writes inside a multiRead only when it has begun its answer.
+                if op == opcode::MULTI_READ && Request::decode(opcode::MULTI, body).is_ok() {
+                    response::multi_end(out);
+                }
+                response::end_frame(out, mark);
                 return After::Open;
             }
         };
         let xid = if op == opcode::PING { xids::PING } else { xid };
+        if self.watches_full && registers(&request) {
+            response::reply(out, xid, zxid, code::SYSTEM_ERROR);
+            return After::Open;
+        }
         if let Request::SetWatches(set) | Request::SetWatches2(set) = &request {
             self.set_watches(set, out);
         }
@@ -79,7 +88,6 @@ impl Reads<'_> {
             Request::AddWatch { path, mode } => self.add_watch(path, *mode, out),
             Request::CheckWatches { path, kind } => self.check_watches(path, *kind),
             Request::RemoveWatches { path, kind } => self.remove_watches(path, *kind),
-            Request::Reconfig => Err(code::RECONFIG_DISABLED),
             other => unreachable!("{other:?} is not answered by a shard"),
         }
     }
@@ -281,6 +289,42 @@ pub fn reply_bytes(state: &State, session: i64, frame: &[u8]) -> usize {
     }
 }
 
+/// Whether a request may leave a watch behind.
+fn registers(request: &Request<'_>) -> bool {
+    match request {
+        Request::Exists { watch, .. }
+        | Request::GetData { watch, .. }
+        | Request::GetChildren { watch, .. }
+        | Request::GetChildren2 { watch, .. } => *watch,
+        Request::AddWatch { .. } | Request::SetWatches(_) | Request::SetWatches2(_) => true,
+        _ => false,
+    }
+}
+
 fn catch_up(kind: i32, path: &str, out: &mut Vec<u8>) {
     response::watch_event(out, u64::MAX, kind, path);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::jute::Reader;
+    use crate::wire::response::ReplyHeader;
+
+    #[test]
+    fn a_full_shard_takes_no_more_watches() {
+        let (state, mut watches, auth, ids) = (State::new(false), Watches::default(), AuthConfig::default(), Identities::new(Vec::new()));
+        let mut reads =
+            Reads { state: &state, watches: &mut watches, auth: &auth, watches_full: true, conn: ConnId::new(0, 0), session: 1, ids: &ids };
+        let mut err = |request: Request<'_>| {
+            let (mut body, mut out) = (Vec::new(), Vec::new());
+            request.encode(&mut body);
+            assert_eq!(reads.answer(1, request.opcode(), &body, &mut out), After::Open);
+            ReplyHeader::decode(&mut Reader::new(&out[4..])).unwrap().err
+        };
+        assert_eq!(err(Request::GetData { path: "/".into(), watch: true }), code::SYSTEM_ERROR);
+        assert_eq!(err(Request::AddWatch { path: "/".into(), mode: 0 }), code::SYSTEM_ERROR);
+        assert_eq!(err(Request::GetData { path: "/".into(), watch: false }), code::OK);
+        assert!(watches.is_empty());
+    }
 }

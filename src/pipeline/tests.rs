@@ -1,5 +1,8 @@
 //! Stories on one harness: a server of two shards without sockets or disk, where a batch is durable when the test says so.
 
+mod limits;
+mod quota;
+
 use super::auth::AuthConfig;
 use super::message::{ConnId, Up};
 use super::node::{Node, NodeConfig, NodeEffect, ReapConfig};
@@ -13,6 +16,9 @@ use crate::wire::request::{Create, MultiOps, OPEN_ACL, Request};
 use crate::wire::response::{ReplyHeader, code};
 use std::collections::HashMap;
 use std::sync::Arc;
+
+mod bounds;
+mod traps;
 
 struct Server {
     shards: Vec<Replica>,
@@ -35,6 +41,19 @@ type Frame = (ReplyHeader, Vec<u8>);
 
 impl Server {
     fn new() -> Server {
+        Server::limited_with(0, || State::new(false))
+    }
+
+    fn limited(requests_outstanding_max: u64) -> Server {
+        Server::limited_with(requests_outstanding_max, || State::new(false))
+    }
+
+    /// A server whose history begins with this state.
+    fn with_state(state: fn() -> State) -> Server {
+        Server::limited_with(0, state)
+    }
+
+    fn limited_with(requests_outstanding_max: u64, state: fn() -> State) -> Server {
         let auth = AuthConfig { digest_enabled: true, ..AuthConfig::default() };
         let shard = |shard| ReplicaConfig {
             server: 1,
@@ -48,9 +67,10 @@ impl Server {
             connections_max: 0,
             frame_bytes_max: 1 << 20,
             handshake_timeout_ms: 10_000,
-            is_word: |word| word == *b"ruok",
+            word_argument: |word| (word == *b"ruok").then_some(0),
+            requests_outstanding_max,
         };
-        let prepare = PrepareConfig { auth: auth.clone(), extended_types_enabled: true };
+        let prepare = PrepareConfig { auth: auth.clone(), extended_types_enabled: true, enforce_quota: true };
         let config = NodeConfig {
             cluster: 1,
             server: 1,
@@ -62,8 +82,8 @@ impl Server {
             reap: ReapConfig { interval_ms: 1000, ..ReapConfig::default() },
         };
         let mut server = Server {
-            shards: (0..2).map(|i| Replica::new(shard(i), State::new(false))).collect(),
-            node: Node::new(config, Position::default(), &State::new(false), 0),
+            shards: (0..2).map(|i| Replica::new(shard(i), state())).collect(),
+            node: Node::new(config, Position::default(), &state(), 0),
             published: Vec::new(),
             seen: vec![0; 2],
             received: HashMap::new(),
@@ -133,7 +153,7 @@ impl Server {
                         self.shards[i].closed(conn);
                         self.closed.push((i, conn));
                     }
-                    Action::FourLetter(conn, word) => {
+                    Action::FourLetter(conn, word, _) => {
                         assert_eq!(&word, b"ruok");
                         self.shards[i].four_letter_answer(conn, "imok");
                     }

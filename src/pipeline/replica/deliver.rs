@@ -4,6 +4,7 @@
 use super::super::auth::{self, perm};
 use super::super::conn::Phase;
 use super::Replica;
+use crate::limits::EVENT_BYTES_MAX;
 use crate::tree::{AclId, Applied, ChangeKind, path};
 use crate::watch::Fired;
 use crate::wire::record::event;
@@ -41,7 +42,13 @@ impl Replica {
             let open = acl == AclId::OPEN || auth::permits(&replica.config.auth, replica.state.acl(acl), perm::READ, ids);
             if open && conn.phase == Phase::Open {
                 conn.output.extend_from_slice(&frame);
+                conn.event_bytes += frame.len();
                 replica.figures.sent += 1;
+                replica.figures.watch_bytes += frame.len() as u64;
+                if conn.event_bytes > EVENT_BYTES_MAX {
+                    tracing::warn!("{}: does not read its watch events, closed", conn.peer);
+                    replica.close(conn);
+                }
             }
         });
         self.event_frame = frame;
