@@ -20,7 +20,7 @@ import differential_replies as replies
 import servers
 import wire
 from differential_coverage import Coverage
-from differential_steps import BASE, DROP, SLOTS, random_steps, tours
+from differential_steps import BASE, DROP, SLOTS, Step, random_steps, tours
 
 # The super user's password is `secret`. Reapers stay out of it: they act by the clock.
 SETTINGS = {
@@ -158,6 +158,8 @@ class Run:
             connection = side.seats[0].connection
             connection.create(self.base.decode())
             connection.create(self.base.decode() + "/n")
+        # Pairs the last zxid, so that every zxid that only one of them spends later has its neighbour.
+        self.barrier(Step(0, wire.PING, note="begin", index=-1))
 
     def end(self):
         """Sessions end, then the base node goes."""
@@ -253,7 +255,7 @@ class Run:
 
 
 def sweep(port, path):
-    """Deletes a node and all below it, as the super user."""
+    """Deletes a node, if it is still there, and all below it, as the super user."""
     connection = wire.open_session(port)
     connection.auth("digest", b"super:secret")
 
@@ -262,7 +264,8 @@ def sweep(port, path):
             remove(f"{path}/{name}")
         connection.delete(path)
 
-    remove(path)
+    if connection.exists(path):
+        remove(path)
     connection.call(wire.CLOSE_SESSION)
     connection.close()
 

@@ -7,6 +7,8 @@ Agreed differences, which no step asks for:
 - sasl (102): ZooKeeper answers even where no mechanism is configured, Falconer has no such opcode;
 - deleteContainer (20) and createSession (-10) from clients: ZooKeeper obeys, which is a hole;
 - createTTL outside a multi with flags of no TTL and a negative time: ZooKeeper checks it, then fails to apply it;
+- null where a path belongs, or inside the ACL of a multi: Falconer cannot read such a request, ZooKeeper answers by where
+  it trips over the null, and watches nothing at all with addWatch;
 - IPv6 in the scheme `ip`: ZooKeeper 3.9.3 refuses it, its next version and Falconer do not.
 
 Masked in differential_replies.py: the order inside sets (children, ephemerals, identities, the entries that the scheme
@@ -24,7 +26,7 @@ SLOTS = 4
 DROP = "drop"
 PATHS = [b"", b"/a", b"/a/b", b"/a/b/c", b"/b", b"/e", b"/n", b"/x/y"]
 BAD_PATHS = [
-    None, b"", b"/", b"a", b"//", BASE + b"/", BASE + b"//a", BASE + b"/.", BASE + b"/..", BASE + b"/./a", BASE + b"/a\0b",
+    b"", b"/", b"a", b"//", BASE + b"/", BASE + b"//a", BASE + b"/.", BASE + b"/..", BASE + b"/./a", BASE + b"/a\0b",
     BASE + b"/\x01", BASE + b"/\x7f", BASE + b"/\xc2\x9f", BASE + b"/\xee\x80\x80", BASE + b"/\xef\xbf\xb0", BASE + b"/\xff",
     BASE + b"/\xf0\x9f\x98\x80", BASE + b"/a/", BASE + b"/n\0", b"/zookeeper", b"/zookeeper/quota", b"/zookeeper/config", b"\0",
 ]  # fmt: skip
@@ -35,8 +37,9 @@ HIDDEN = [(30, "world", "anyone")]
 USER = [(31, "digest", "user:x")]
 GOOD_ACLS = [MINE, READ_ONLY, HIDDEN, USER, [(31, "ip", "127.0.0.1")], [(31, "ip", "10.0.0.0/8")], [(17, "world", "anyone"), *MINE],
              [(31, "world", "anyone")] * 2, [(99, "world", "anyone")], [(0, "world", "anyone")], [(8, "world", "anyone"), (4, "digest", "a:b")]]  # fmt: skip
-BAD_ACLS = [None, [], [(31, "world", "me")], [(31, "nosuch", "x")], [(31, "digest", "x")], [(31, None, "x")], [(31, "ip", "1.2.3")],
-            [(31, "world", None)], [(31, "digest", None)], [(31, "", "")], [(31, "super", "")], [(31, "ip", "1.2.3.4/33")]]  # fmt: skip
+NULL_ACLS = 4
+BAD_ACLS = [None, [(31, None, "x")], [(31, "world", None)], [(31, "digest", None)], [], [(31, "world", "me")], [(31, "nosuch", "x")],
+            [(31, "digest", "x")], [(31, "ip", "1.2.3")], [(31, "", "")], [(31, "super", "")], [(31, "ip", "1.2.3.4/33")]]  # fmt: skip
 CREDENTIALS = [b"user:secret", b"other:secret", b"nocolon", b"", b"super:secret", b"super:wrong", None, b"\xff:\xfe"]
 UNKNOWN_OPCODES = [0, 10, CHECK, 23, 99, 108, 1000, -1, -12, 2**31 - 1, -(2**31)]
 FLAGS = [0, 0, 0, 0, EPHEMERAL, EPHEMERAL, SEQUENTIAL, 3, CONTAINER, TTL, 6, 7, -1, 99]
@@ -99,9 +102,10 @@ class Maker:
     def data(self):
         return self.random.choice([b"", None, b"data", b"\0\xff", b"x" * 300, b"y" * 5000])
 
-    def acl(self):
+    def acl(self, in_multi=False):
         roll = self.random.random()
-        return OPEN if roll < 0.7 else self.random.choice(GOOD_ACLS if roll < 0.9 else BAD_ACLS)
+        bad = BAD_ACLS[NULL_ACLS:] if in_multi else BAD_ACLS
+        return OPEN if roll < 0.7 else self.random.choice(GOOD_ACLS if roll < 0.9 else bad)
 
     def version(self):
         return self.random.choice(VERSIONS)
@@ -116,12 +120,12 @@ class Maker:
             step.watch, step.inner = None, ()
         return step
 
-    def create_parts(self):
+    def create_parts(self, in_multi=False):
         """An opcode, its record and a note."""
         op = self.random.choice([CREATE, CREATE, CREATE2, CREATE_CONTAINER, CREATE_TTL])
         usual = {CREATE_CONTAINER: CONTAINER, CREATE_TTL: self.random.choice([TTL, 6])}
         flags = usual[op] if op in usual and self.random.random() < 0.8 else self.random.choice(FLAGS)
-        path, data, acl = self.path(), self.data(), self.acl()
+        path, data, acl = self.path(), self.data(), self.acl(in_multi)
         record, ttl = create_record(path, data, acl, flags), None
         if op == CREATE_TTL:
             usual = flags not in (TTL, 6) or self.random.random() < 0.6
@@ -180,7 +184,8 @@ class Maker:
         return Step(0, op, zxid + record, show(f"setWatches[{op}]", zxid, *lists), xid=-8)
 
     def multi(self):
-        makers = [Maker.create_parts, Maker.create_parts, Maker.delete_parts, Maker.set_data_parts, Maker.check_parts]
+        create = lambda maker: maker.create_parts(in_multi=True)  # noqa: E731
+        makers = [create, create, Maker.delete_parts, Maker.set_data_parts, Maker.check_parts]
         parts = [self.random.choice(makers)(self) for _ in range(self.random.choice([0, 1, 2, 2, 3, 5]))]
         if self.random.random() < 0.05:
             parts.insert(0, (GET_DATA, path_watch(BASE), "getData"))
@@ -194,7 +199,7 @@ class Maker:
             op, path, watch = self.random.choice([GET_DATA, GET_CHILDREN]), self.path(), self.random.random() < 0.3
             parts.append((op, path_watch(path, watch), show(f"read[{op}]", path, watch)))
         if self.random.random() < 0.1:
-            parts.append(self.random.choice([self.check_parts(), self.create_parts(), (EXISTS, path_watch(BASE), "exists")]))
+            parts.append(self.random.choice([self.check_parts(), self.create_parts(in_multi=True), (EXISTS, path_watch(BASE), "exists")]))
         return self.joined(MULTI_READ, parts)
 
     def joined(self, op, parts):
