@@ -37,9 +37,10 @@ impl Server {
             connections_max: 0,
             frame_bytes_max: 1 << 20,
             handshake_timeout_ms: 10_000,
-            is_word: |_| false,
+            word_argument: |_| None,
+            requests_outstanding_max: 0,
         };
-        let prepare = PrepareConfig { auth, extended_types_enabled: true };
+        let prepare = PrepareConfig { auth, extended_types_enabled: true, enforce_quota: false };
         let config_node =
             NodeConfig { cluster: 1, server: 1, boot: 1, epoch: 1, shards: 1, tick_ms: 1000, prepare, reap: ReapConfig::default() };
         let mut shard = Replica::new(config, State::new(false));

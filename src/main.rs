@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command.unwrap_or_else(|| Command::Serve(Serve::default())) {
         Command::Client(command) => cli::run(&command).into(),
+        Command::Recover(arguments) => cli::recover(&arguments).into(),
         Command::Serve(arguments) => serve(&arguments),
     }
 }
@@ -47,7 +48,8 @@ fn serve(arguments: &Serve) -> ExitCode {
 
 /// FALCONER_LOG wins over the settings, and can name modules: `info,falconer::log=debug`.
 fn log_to_stderr(config: &Config) {
-    let from_settings = || EnvFilter::new(&config.log.level);
+    // glommio warns in several lines about its own buffers, which nobody here uses.
+    let from_settings = || EnvFilter::new(format!("{},glommio=error", config.log.level));
     let filter = match std::env::var("FALCONER_LOG").map(EnvFilter::try_new) {
         Ok(Ok(filter)) => filter,
         Ok(Err(error)) => {

@@ -124,3 +124,33 @@ fn the_program_checks_and_exits() {
     assert_eq!(code, Some(1));
     assert!(err.starts_with("falconer: no server answers: 127.0.0.1:1: Connection refused"), "{err}");
 }
+
+#[test]
+fn a_damaged_directory_is_named_and_what_is_lost_is_shown() {
+    let dir = process::data_dir();
+    let server = process::Server::start(dir.path(), process::free_port());
+    let to = ["--server", &server.address];
+    for i in 0..20 {
+        let status = Command::new(env!("CARGO_BIN_EXE_falconer")).args(["create", &format!("/n{i}"), "data"]).args(to).output().unwrap();
+        assert!(status.status.success());
+    }
+    let recover = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_falconer"));
+        let output = command.args(["recover", "--show", "--data-dir"]).arg(dir.path()).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(recover().0, 1, "a running server has the directory");
+    assert!(server.terminate().0.success());
+    let (code, text) = recover();
+    assert!(code == 0 && text.starts_with("sound: no snapshot and the log up to zxid 0x1"), "{text}");
+    let log = dir.path().join("log.0000");
+    let mut bytes = std::fs::read(&log).unwrap();
+    let at = bytes.windows(4).position(|w| w == b"/n10").expect("the path stands in the log");
+    bytes[at] ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+    let (code, text) = recover();
+    assert!(code == 3 && text.contains("log.0000") && text.contains("lost:"), "{text}");
+    let output = process::command(dir.path(), process::free_port()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(3) && said.contains("log.0000") && said.contains("recover"), "{said}");
+}

@@ -2,7 +2,7 @@
 //! closed. The texts are ZooKeeper's to the byte, because scripts and dashboards take them apart.
 //! Refuses words that are not whitelisted, with ZooKeeper's own sentence.
 
-use super::{ConnectionStats, Latency, ServerStats, SessionStats, VERSION};
+use super::{ConnectionStats, Latency, ServerStats, SessionStats, VERSION, dump};
 use std::fmt::{self, Write};
 
 /// All of ZooKeeper's words, in alphabetical order.
@@ -11,12 +11,13 @@ const WORDS: [&[u8; 4]; 18] = [
     b"wchc", b"wchp", b"wchs",
 ];
 
-/// The words that have an answer here.
-const ANSWERED: [&[u8; 4]; 10] = [b"conf", b"cons", b"dirs", b"envi", b"isro", b"mntr", b"ruok", b"srvr", b"stat", b"wchs"];
+/// The trace mask before anybody sets another: ZooKeeper's. Here it is only kept.
+pub const TRACE_MASK: i64 = 0x132;
 
-/// Whether the first four bytes of a connection are a word, rather than the length of a handshake.
-pub fn is_word(word: [u8; 4]) -> bool {
-    WORDS.contains(&&word)
+/// Bytes that belong to a word and follow it; None if the first four bytes of a connection are no word, but the length of a
+/// handshake.
+pub fn argument_bytes(word: [u8; 4]) -> Option<usize> {
+    WORDS.contains(&&word).then_some(if word == *b"stmk" { 8 } else { 0 })
 }
 
 fn text(word: &[u8; 4]) -> &str {
@@ -26,7 +27,7 @@ fn text(word: &[u8; 4]) -> &str {
 /// The words that operators may use; by default `srvr` alone, as with ZooKeeper.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Whitelist {
-    /// Every word that has an answer.
+    /// Every word.
     All,
     /// Bit n stands for the n-th of all words.
     Some(u32),
@@ -53,15 +54,7 @@ impl Whitelist {
 
     /// Whether a word is answered.
     pub fn allows(self, word: [u8; 4]) -> bool {
-        ANSWERED.contains(&&word) && self.words().any(|known| *known == word)
-    }
-
-    /// Words that are on the list by name and have no answer.
-    pub fn unanswered(self) -> Vec<&'static str> {
-        match self {
-            Whitelist::All => Vec::new(),
-            Whitelist::Some(_) => self.words().filter(|word| !ANSWERED.contains(word)).map(text).collect(),
-        }
+        self.words().any(|known| *known == word)
     }
 
     fn words(self) -> impl Iterator<Item = &'static [u8; 4]> {
@@ -82,7 +75,7 @@ impl fmt::Display for Whitelist {
     }
 }
 
-/// The whole answer to a word for which [`is_word`] holds.
+/// The whole answer to a word that [`argument_bytes`] knows. What crst, srst and stmk change has been changed already.
 pub fn answer(word: [u8; 4], allowed: Whitelist, stats: &ServerStats) -> String {
     if !allowed.allows(word) {
         return format!("{} is not executed because it is not in the whitelist.\n", text(&word));
@@ -90,6 +83,7 @@ pub fn answer(word: [u8; 4], allowed: Whitelist, stats: &ServerStats) -> String 
     match &word {
         b"ruok" => return "imok".into(),
         b"envi" => return environment(stats),
+        b"gtmk" | b"stmk" => return stats.trace_mask.to_string(),
         b"isro" if !stats.serving => return "null".into(),
         _ if !stats.serving => return "This ZooKeeper instance is not currently serving requests\n".into(),
         _ => {}
@@ -104,8 +98,14 @@ pub fn answer(word: [u8; 4], allowed: Whitelist, stats: &ServerStats) -> String 
         b"dirs" => format!("datadir_size: {}\nlogdir_size: {}\n", stats.data_dir_bytes, stats.log_dir_bytes),
         b"wchs" => {
             let (connections, paths) = (stats.watching_connections, stats.watched_paths);
-            format!("{connections} connections watching {paths} paths\nTotal watches:{}\n", stats.watch_count)
+            format!("{connections} connections watching {paths} paths\nTotal watches:{}\n", stats.data_watches)
         }
+        b"wchc" => dump::watches_by_session(&stats.lists.watches),
+        b"wchp" => dump::watches_by_path(&stats.lists.watches),
+        b"dump" => dump::sessions(stats),
+        b"hash" => stats.lists.digest.map_or(String::new(), |digest| format!("{:x}: {}\n", stats.zxid, digest as i64)),
+        b"crst" => "Connection stats reset.\n".into(),
+        b"srst" => "Server stats reset.\n".into(),
         _ => unreachable!("every word that is allowed has an answer"),
     }
 }
@@ -172,7 +172,7 @@ fn brief(connection: &ConnectionStats) -> String {
 }
 
 /// Java writes IPv6 addresses in full, and IPv4 ones that came over an IPv6 socket as IPv4.
-fn java_address(address: std::net::IpAddr) -> String {
+pub(super) fn java_address(address: std::net::IpAddr) -> String {
     match address.to_canonical() {
         std::net::IpAddr::V4(v4) => v4.to_string(),
         std::net::IpAddr::V6(v6) => format!("[{}]", v6.segments().map(|part| format!("{part:x}")).join(":")),
@@ -232,6 +232,12 @@ fn metrics(stats: &ServerStats) -> String {
         ("global_sessions", stats.session_count),
         ("local_sessions", 0),
         ("uptime", stats.uptime_ms),
+        ("bytes_received_count", stats.traffic.bytes_received),
+        ("connection_request_count", stats.traffic.connection_requests),
+        ("connection_rejected", stats.traffic.connections_rejected),
+        ("auth_failed_count", stats.traffic.auth_failures),
+        ("sessionless_connections_expired", stats.traffic.sessionless_expired),
+        ("watch_bytes", stats.traffic.watch_bytes),
     ];
     for (name, value) in numbers {
         line(&mut out, "zk_", format_args!("{name}\t{value}"));
@@ -256,7 +262,7 @@ fn environment(stats: &ServerStats) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Host, Mode, Settings};
+    use super::super::{Host, Lists, Mode, Settings, Traffic};
     use super::*;
 
     /// What the captured server says in place of our version.
@@ -310,7 +316,11 @@ mod tests {
             ephemeral_count: 2,
             data_bytes: 60,
             session_count: 2,
-            watch_count: 2,
+            watch_count: 3,
+            data_watches: 2,
+            traffic: Traffic { bytes_received: 370, connection_requests: 2, ..Traffic::default() },
+            lists: Lists::default(),
+            trace_mask: TRACE_MASK,
             watching_connections: 1,
             watched_paths: 2,
             uptime_ms: 193,
@@ -345,10 +355,35 @@ mod tests {
         assert_eq!(ask("cons", &stats()), captured!("cons"));
         assert_eq!(ask("dirs", &stats()), captured!("dirs"));
         assert_eq!(ask("wchs", &stats()), captured!("wchs"));
+        assert_eq!((ask("crst", &stats()), ask("srst", &stats())), (captured!("crst"), captured!("srst")));
+        assert_eq!(ask("gtmk", &stats()), captured!("gtmk"));
+        let mut masked = stats();
+        (masked.trace_mask, masked.serving) = (10, false);
+        assert_eq!(ask("stmk", &masked), captured!("stmk"));
+        assert_eq!(ask("hash", &stats()), captured!("hash"));
         // Ours knows its backlog, Java leaves it to the JDK.
         assert_eq!(ask("conf", &stats()), captured!("conf").replace("Backlog=-1", "Backlog=50"));
         let refused = answer(*b"ruok", Whitelist::default(), &stats());
         assert_eq!(refused, captured!("refused"));
+    }
+
+    #[test]
+    fn lists_are_those_of_a_real_server() {
+        let (first, second) = (0x100003a5b150000, 0x100003a5b150001);
+        let mut stats = stats();
+        stats.lists.watches = vec![(second, "/a/e1".into()), (second, "/a".into())];
+        assert_eq!((ask("wchc", &stats), ask("wchp", &stats)), (captured!("wchc"), captured!("wchp")));
+        // 19:29:54 is the end of both steps that the captured server shows.
+        let end_ms = 1_795_548_594_000;
+        stats.lists.session_expiries = vec![(first, end_ms - 2000), (second, end_ms - 1)];
+        stats.lists.ephemerals = vec![(first, vec!["/a/e2".into(), "/a/e1".into()])];
+        stats.lists.sessionless = vec![(([127, 0, 0, 1], 39396).into(), 1_795_548_576_500)];
+        stats.lists.expiry_step_ms = 2000;
+        // ZooKeeper times connections apart from sessions, here they end together.
+        let captured = captured!("dump").replace("19:29:58", "19:29:54");
+        assert_eq!(ask("dump", &stats), captured);
+        (stats.lists.digest, stats.zxid) = (Some(u128::MAX), 0x1a);
+        assert_eq!(ask("hash", &stats), "1a: -1\n");
     }
 
     #[test]
@@ -364,7 +399,7 @@ mod tests {
     #[test]
     fn every_metric_of_ours_is_one_of_zookeepers_with_its_value() {
         let mut stats = stats();
-        (stats.packets_received, stats.packets_sent, stats.watch_count) = (18, 17, 3);
+        (stats.packets_received, stats.packets_sent) = (18, 17);
         let captured = captured!("mntr");
         let theirs: Vec<&str> = captured.lines().collect();
         let ours = ask("mntr", &stats);
@@ -424,13 +459,14 @@ mod tests {
 
     #[test]
     fn words_and_whitelists() {
-        assert!(
-            is_word(*b"stmk") && is_word(*b"ruok") && !is_word(*b"abcd") && !is_word([0, 0, 0, 45]) && !is_word([0xff, 0xf4, 0xff, 0xfd])
-        );
+        assert_eq!((argument_bytes(*b"stmk"), argument_bytes(*b"ruok")), (Some(8), Some(0)));
+        for other in [*b"abcd", [0, 0, 0, 45], [0xff, 0xf4, 0xff, 0xfd]] {
+            assert_eq!(argument_bytes(other), None);
+        }
         let list = Whitelist::parse(" stat, ruok ,dump,").unwrap();
-        assert_eq!((list.to_string().as_str(), list.unanswered()), ("dump, ruok, stat", vec!["dump"]));
-        assert!(list.allows(*b"stat") && !list.allows(*b"srvr") && !list.allows(*b"dump"));
-        assert!(Whitelist::parse("*").unwrap().allows(*b"cons") && !Whitelist::All.allows(*b"dump"));
+        assert_eq!(list.to_string(), "dump, ruok, stat");
+        assert!(list.allows(*b"stat") && list.allows(*b"dump") && !list.allows(*b"srvr"));
+        assert!(Whitelist::parse("*").unwrap().allows(*b"cons") && Whitelist::All.allows(*b"hash"));
         assert_eq!((Whitelist::parse("stats"), Whitelist::parse("")), (None, Some(Whitelist::Some(0))));
     }
 }

@@ -2,10 +2,12 @@
 //! the question; the modules beside it turn them into text.
 //! Refuses to reach for anything itself: no locks, no files, no clock.
 
+pub mod date;
+pub mod dump;
 pub mod fourletter;
 
 /// The version that is told to clients: the ZooKeeper release whose behaviour this follows, then our own.
-pub const VERSION: &str = concat!("3.9.5-falconer-", env!("CARGO_PKG_VERSION"), ", built on ", "2026-11-24 00:00 UTC");
+pub const VERSION: &str = concat!("3.9.5-falconer-", env!("CARGO_PKG_VERSION"), ", built on ", env!("FALCONER_BUILD_DATE"));
 
 /// What the server is to its clients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,9 +78,15 @@ pub struct ServerStats {
     pub data_bytes: u64,
     pub session_count: u64,
     pub watch_count: u64,
-    /// Connections that watch anything, and distinct paths that are watched.
+    /// Watches on data alone, the connections that have any, and the distinct paths.
+    pub data_watches: u64,
     pub watching_connections: u64,
     pub watched_paths: u64,
+    pub traffic: Traffic,
+    /// What `gtmk` shows.
+    pub trace_mask: i64,
+    /// Filled in for the words that list them.
+    pub lists: Lists,
     pub uptime_ms: u64,
     pub open_files: u64,
     pub open_files_max: u64,
@@ -88,6 +96,39 @@ pub struct ServerStats {
     pub settings: Settings,
     /// What the machine is called and what runs on it, for `envi`.
     pub host: Host,
+}
+
+/// What has come and gone since the start, or since `srst`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Traffic {
+    /// Of all frames, lengths included.
+    pub bytes_received: u64,
+    /// Handshakes, whatever became of them.
+    pub connection_requests: u64,
+    /// Refused because there were too many.
+    pub connections_rejected: u64,
+    pub auth_failures: u64,
+    /// Closed because they did not shake hands in time.
+    pub sessionless_expired: u64,
+    /// Bytes of watch events.
+    pub watch_bytes: u64,
+}
+
+/// What is too long to be gathered unless it is asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Lists {
+    /// Sessions with the wall time, ms since 1970, at which they expire unless they are heard from.
+    pub session_expiries: Vec<(i64, i64)>,
+    /// Sessions that own ephemeral nodes, by id, with the paths.
+    pub ephemerals: Vec<(i64, Vec<String>)>,
+    /// Connections that have not shaken hands, with the wall time at which they are closed.
+    pub sessionless: Vec<(std::net::SocketAddr, i64)>,
+    /// Session and path of every watch on data.
+    pub watches: Vec<(i64, String)>,
+    /// The digest of the whole state at `zxid`.
+    pub digest: Option<u128>,
+    /// Sessions and connections expire in steps of this.
+    pub expiry_step_ms: i64,
 }
 
 /// One client connection.

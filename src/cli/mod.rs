@@ -6,6 +6,9 @@
 mod commands;
 mod connection;
 mod print;
+mod recover;
+
+pub use recover::{Recover, run as recover};
 
 use crate::config::{Flag, Sources};
 use clap::{Args, Parser, Subcommand};
@@ -46,6 +49,8 @@ pub struct Arguments {
 pub enum Command {
     /// Run a server.
     Serve(Serve),
+    /// Look at the data directory of a server that does not start.
+    Recover(Recover),
     #[command(flatten)]
     Client(ClientCommand),
 }

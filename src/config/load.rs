@@ -164,11 +164,6 @@ impl Draft {
             let what = format!("{} has no effect, the digest scheme is off", self.named("digest_auth.super_digest"));
             self.warn(what);
         }
-        let missing = self.config.admin.four_letter_words.unanswered();
-        if !missing.is_empty() {
-            let what = format!("{}: not there yet: {}", self.named("admin.four_letter_words"), missing.join(", "));
-            self.warn(what);
-        }
         Ok(Loaded { config: self.config, warnings: self.warnings })
     }
 

@@ -108,7 +108,7 @@ pub struct Submitted {
     pub echo_bytes: usize,
 }
 
-/// Figures of one connection, for `cons`.
+/// Figures of one connection, for `cons`. What is said of the last reply means nothing while `sent` is 0.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct ConnFigures {
     pub received: u64,
@@ -130,12 +130,10 @@ pub enum Frame<'a> {
     Whole(&'a [u8]),
     /// More bytes are needed.
     Partial,
-    FourLetter([u8; 4]),
+    /// A four-letter word and the number that follows it, 0 for most.
+    FourLetter([u8; 4], i64),
     /// The length is negative or beyond the limit; `xid` if it can be read already.
-    TooLong {
-        len: i32,
-        xid: Option<i32>,
-    },
+    TooLong { len: i32, xid: Option<i32> },
 }
 
 /// One connection. See the module heading.
@@ -196,10 +194,14 @@ impl Conn {
     }
 
     /// The frame at the start of `bytes`. `frame_max` is the limit for ordinary requests of an open session.
-    pub fn frame<'a>(&self, bytes: &'a [u8], frame_max: usize, is_word: impl Fn([u8; 4]) -> bool) -> Frame<'a> {
-        let Some(first) = bytes.first_chunk::<4>() else { return Frame::Partial };
-        if self.phase == Phase::Handshake && is_word(*first) {
-            return Frame::FourLetter(*first);
+    /// `word_argument` says how many bytes follow a four-letter word.
+    pub fn frame<'a>(&self, bytes: &'a [u8], frame_max: usize, word_argument: impl Fn([u8; 4]) -> Option<usize>) -> Frame<'a> {
+        let Some((first, rest)) = bytes.split_first_chunk::<4>() else { return Frame::Partial };
+        if self.phase == Phase::Handshake
+            && let Some(len) = word_argument(*first)
+        {
+            let argument = rest.get(..len).map(|bytes| bytes.iter().fold(0, |number, byte| number << 8 | i64::from(*byte)));
+            return argument.map_or(Frame::Partial, |argument| Frame::FourLetter(*first, argument));
         }
         let len = i32::from_be_bytes(*first);
         let header = |at: usize| bytes.get(at..at + 4).map(|b| i32::from_be_bytes(b.try_into().expect("four bytes")));
@@ -332,7 +334,8 @@ mod tests {
     }
 
     fn frame(conn: &Conn, bytes: &[u8]) -> String {
-        match conn.frame(bytes, FRAME_BYTES_MAX, |w| w == *b"ruok") {
+        match conn.frame(bytes, FRAME_BYTES_MAX, |w| [(*b"ruok", 0), (*b"stmk", 8)].iter().find(|known| known.0 == w).map(|known| known.1))
+        {
             Frame::Whole(b) => format!("whole {}", b.len()),
             other => format!("{other:?}"),
         }
@@ -355,7 +358,9 @@ mod tests {
     #[test]
     fn before_the_handshake_little_is_believed() {
         let new = conn(Phase::Handshake);
-        assert_eq!(frame(&new, b"ruok\n"), "FourLetter([114, 117, 111, 107])");
+        assert_eq!(frame(&new, b"ruok\n"), "FourLetter([114, 117, 111, 107], 0)");
+        assert_eq!(frame(&new, b"stmk\0\0\0\0\0\0\x01"), "Partial");
+        assert_eq!(frame(&new, b"stmk\0\0\0\0\0\0\x01\x02"), "FourLetter([115, 116, 109, 107], 258)");
         assert_eq!(frame(&new, b"GET / HTTP"), "TooLong { len: 1195725856, xid: None }");
         assert_eq!(frame(&new, &[0, 0, 0x20, 0]), "TooLong { len: 8192, xid: None }");
     }

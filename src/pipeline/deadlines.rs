@@ -71,6 +71,11 @@ impl Deadlines {
         *reported = (*reported).max(at_ms);
     }
 
+    /// Every session with the time, in the caller's, at which it is due unless it is heard from.
+    pub fn all(&self) -> impl Iterator<Item = (i64, u64)> {
+        self.timers.iter().map(|(session, timer)| (*session, timer.deadline_ms + self.paused_ms))
+    }
+
     pub fn remove(&mut self, session: i64) {
         if let Some(timer) = self.timers.remove(&session) {
             self.queue.remove(&(timer.queued_ms, session));

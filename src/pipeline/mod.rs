@@ -9,6 +9,7 @@ pub mod message;
 pub mod node;
 pub mod overlay;
 pub mod prepare;
+pub mod quota;
 pub mod reads;
 pub mod replica;
 

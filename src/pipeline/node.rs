@@ -153,7 +153,7 @@ impl Node {
 
     /// This core's State has applied everything up to `zxid`. Comes before `up` in every turn.
     pub fn applied(&mut self, zxid: u64) {
-        self.prepare.overlay.applied(zxid);
+        self.prepare.applied(zxid);
         if !self.closing.is_empty() {
             self.closing.retain(|_, at| *at > zxid);
         }
@@ -265,10 +265,13 @@ impl Node {
     }
 
     fn write(&mut self, origin: &Origin, submit: &Submit<'_>, state: &State, wall_ms: i64) {
-        let request = Request::decode(submit.opcode, submit.body).expect("the shard has decoded it before");
         let zxid = self.next_zxid(wall_ms);
         if self.closing.contains_key(&submit.session) {
             return self.propose(zxid, wall_ms, submit.session, origin, Op::Error { code: code::SESSION_EXPIRED });
+        }
+        let request = Request::decode(submit.opcode, submit.body).expect("the shard has decoded it before");
+        if matches!(request, Request::Reconfig) {
+            return self.propose(zxid, wall_ms, submit.session, origin, Op::Error { code: code::RECONFIG_DISABLED });
         }
         let asker = Asker { state, session: submit.session, auth: submit.auth, zxid, time_ms: wall_ms };
         if let Request::Multi(ops) = &request {
@@ -354,6 +357,13 @@ impl Node {
 
     pub fn next_effect(&mut self) -> Option<NodeEffect> {
         self.effects.pop_front()
+    }
+
+    /// Sessions with the time (of `now_ms`) at which they expire unless they are heard from, by id.
+    pub fn session_expiries(&self) -> Vec<(i64, u64)> {
+        let mut all: Vec<_> = self.deadlines.all().collect();
+        all.sort_unstable();
+        all
     }
 
     /// Sessions whose clock runs.

@@ -28,6 +28,8 @@ pub struct NodeView {
     pub owner: i64,
     /// ms, for TTL nodes.
     pub mtime_ms: i64,
+    /// Bytes of data, for quotas.
+    pub data_bytes: usize,
     pub acl: AclView,
 }
 
@@ -131,7 +133,7 @@ mod tests {
 
     fn node(version: i32) -> Option<NodeView> {
         let acl = AclView::Interned(AclId::OPEN);
-        Some(NodeView { version, aversion: 0, creates: 0, num_children: 0, owner: 7, mtime_ms: 0, acl })
+        Some(NodeView { version, aversion: 0, creates: 0, num_children: 0, owner: 7, mtime_ms: 0, data_bytes: 0, acl })
     }
 
     fn version(overlay: &Overlay, path: &str) -> Option<Option<i32>> {

@@ -4,8 +4,9 @@
 
 use super::auth::{self, AuthConfig, IdRef, perm};
 use super::overlay::{AclView, NodeView, Overlay};
+use super::quota::{Growth, Quotas};
 use crate::limits::TXN_BYTES_MAX;
-use crate::tree::owner::{CONTAINER, Owner, TTL_MS_MAX};
+use crate::tree::owner::{Owner, TTL_MS_MAX};
 use crate::tree::{AclId, State, path as paths};
 use crate::wire::jute::Reader;
 use crate::wire::request::{self as wire, AclList, Request, opcode};
@@ -20,6 +21,8 @@ pub struct PrepareConfig {
     pub auth: AuthConfig,
     /// TTL nodes exist (`extendedTypesEnabled`).
     pub extended_types_enabled: bool,
+    /// Hard quotas refuse writes, soft ones are logged (`enforceQuota`).
+    pub enforce_quota: bool,
 }
 
 /// A create counter beyond this has no ten-digit suffix; sequential creates are refused from here on.
@@ -109,11 +112,12 @@ fn is_special(path: &str) -> bool {
     matches!(path, "/" | "/zookeeper" | "/zookeeper/quota" | "/zookeeper/config")
 }
 
-/// Prepare: settings and the overlay.
+/// Prepare: settings, and what is proposed and not applied yet.
 #[derive(Default)]
 pub struct Prepare {
     pub config: PrepareConfig,
     pub overlay: Overlay,
+    pub quotas: Quotas,
 }
 
 impl Prepare {
@@ -128,6 +132,7 @@ impl Prepare {
             num_children: node.num_children(),
             owner: node.owner(),
             mtime_ms: node.mtime_ms(),
+            data_bytes: node.data_bytes(),
             acl: AclView::Interned(node.acl_id()),
         })
     }
@@ -146,8 +151,18 @@ impl Prepare {
 
     fn fix_acl<'r>(&self, auth: &'r [u8], list: &AclList<'r>) -> Result<StoredAcl<'r>, i32> {
         let ids = decode_ids(auth);
+        if let Some(at) = list.null_id_at() {
+            let before = auth::fix_acl(&self.config.auth, list.iter().take(at), ids.iter().copied());
+            return Err(if at == 0 || before.is_some() { code::MARSHALLING_ERROR } else { code::INVALID_ACL });
+        }
         let fixed = auth::fix_acl(&self.config.auth, list.iter(), ids.iter().copied()).ok_or(code::INVALID_ACL)?;
         Ok((!auth::is_open(&fixed)).then_some(fixed))
+    }
+
+    /// This core's State has applied everything up to `zxid`.
+    pub fn applied(&mut self, zxid: u64) {
+        self.overlay.applied(zxid);
+        self.quotas.applied(zxid);
     }
 
     /// Checks one change and records it in the overlay, or says why not.
@@ -188,6 +203,10 @@ impl Prepare {
         if is_ephemeral(parent.owner) {
             return Err(code::NO_CHILDREN_FOR_EPHEMERALS);
         }
+        let data_bytes = create.data.map_or(0, <[u8]>::len);
+        let growth = Growth { nodes: 1, bytes: data_bytes as i64 };
+        self.check_quota(asker, &path, growth)?;
+        self.grow(asker, &path, growth);
         let owner = mode.owner(asker.session, ttl_ms);
         parent.creates = parent.creates.saturating_add(1);
         parent.num_children += 1;
@@ -195,7 +214,7 @@ impl Prepare {
         self.overlay.set(parent_hash, &parent_path, asker.zxid, Some(parent));
         let acl_view = proposed_acl(&acl);
         let mtime_ms = asker.time_ms;
-        let node = NodeView { version: 0, aversion: 0, creates: 0, num_children: 0, owner, mtime_ms, acl: acl_view };
+        let node = NodeView { version: 0, aversion: 0, creates: 0, num_children: 0, owner, mtime_ms, data_bytes, acl: acl_view };
         self.overlay.set(hash, &path, asker.zxid, Some(node));
         let with_stat = op != opcode::CREATE;
         Ok(Planned::Create { path, hash, data: create.data, acl, owner, parent_creates, with_stat })
@@ -224,17 +243,40 @@ impl Prepare {
         let parent_hash = paths::hash(parent_path);
         let mut parent = self.view(asker, parent_hash, parent_path).expect("a node's parent exists");
         parent.num_children -= 1;
+        if self.bounded(asker) {
+            let bytes = self.view(asker, hash, path).map_or(0, |node| node.data_bytes as i64);
+            self.grow(asker, path, Growth { nodes: -1, bytes: -bytes });
+        }
         self.overlay.set(parent_hash, parent_path, asker.zxid, Some(parent));
         self.overlay.set(hash, path, asker.zxid, None);
     }
 
     fn set_data<'r>(&mut self, asker: &Asker<'r>, path: &Cow<'r, str>, data: Option<&'r [u8]>, version: i32) -> Result<Planned<'r>, i32> {
         let (hash, mut node) = self.existing(asker, path, perm::WRITE)?;
+        let data_bytes = data.map_or(0, <[u8]>::len);
+        let growth = Growth { nodes: 0, bytes: data_bytes as i64 - node.data_bytes as i64 };
+        self.check_quota(asker, path, growth)?;
         node.version = check_version(node.version, version)?;
-        node.mtime_ms = asker.time_ms;
+        self.grow(asker, path, growth);
+        (node.mtime_ms, node.data_bytes) = (asker.time_ms, data_bytes);
         let version = node.version;
         self.overlay.set(hash, path, asker.zxid, Some(node));
         Ok(Planned::SetData { path: path.clone(), hash, data, version })
+    }
+
+    /// Whether quotas matter at all: mostly they do not.
+    fn bounded(&self, asker: &Asker<'_>) -> bool {
+        self.config.enforce_quota && asker.state.has_quotas()
+    }
+
+    fn check_quota(&mut self, asker: &Asker<'_>, path: &str, growth: Growth) -> Result<(), i32> {
+        if self.bounded(asker) { self.quotas.check(asker, path, growth) } else { Ok(()) }
+    }
+
+    fn grow(&mut self, asker: &Asker<'_>, path: &str, growth: Growth) {
+        if self.bounded(asker) {
+            self.quotas.proposed(asker, path, growth);
+        }
     }
 
     fn set_acl<'r>(&mut self, asker: &Asker<'r>, path: &Cow<'r, str>, acl: &AclList<'r>, version: i32) -> Result<Planned<'r>, i32> {
@@ -269,6 +311,7 @@ impl Prepare {
     /// A multi: all changes or none. Err carries one code per operation.
     pub fn multi<'r>(&mut self, asker: &Asker<'r>, ops: impl Iterator<Item = Request<'r>>) -> Result<Vec<Planned<'r>>, Vec<i32>> {
         self.overlay.begin();
+        self.quotas.begin();
         let mut planned = Vec::new();
         let mut codes = Vec::new();
         let mut bytes = 0;
@@ -277,12 +320,8 @@ impl Prepare {
                 codes.push(code::RUNTIME_INCONSISTENCY); // never tried
                 continue;
             }
-            match self.change(asker, &request) {
-                Ok(mut change) => {
-                    // Inside a multi every container is answered like create2.
-                    if let Planned::Create { owner: CONTAINER, with_stat, .. } = &mut change {
-                        *with_stat = true;
-                    }
+            match self.change(asker, &as_in_multi(request)) {
+                Ok(change) => {
                     bytes += change.bytes_max();
                     planned.push(change);
                     // Many small operations, or one list of identities in each, take more room than their frame.
@@ -296,6 +335,7 @@ impl Prepare {
             return Ok(planned);
         }
         self.overlay.take_back();
+        self.quotas.take_back();
         Err(codes)
     }
 
@@ -330,6 +370,19 @@ impl Prepare {
     }
 }
 
+/// Inside a multi the flags of create, createContainer and createTTL decide what is made and how it is answered, not the
+/// opcode (ZooKeeper's MultiOperationRecord).
+fn as_in_multi(request: Request<'_>) -> Request<'_> {
+    match request {
+        Request::CreateTtl(create, ttl_ms) if create.flags == 5 || create.flags == 6 => Request::CreateTtl(create, ttl_ms),
+        Request::Create(create) | Request::CreateContainer(create) | Request::CreateTtl(create, _) => match create.flags {
+            4 => Request::CreateContainer(create),
+            _ => Request::Create(create),
+        },
+        other => other,
+    }
+}
+
 fn proposed_acl(acl: &StoredAcl<'_>) -> AclView {
     let Some(list) = acl else { return AclView::Interned(AclId::OPEN) };
     let owned = list.iter().map(|a| crate::wire::record::Acl { perms: a.perms as i32, scheme: a.scheme.into(), id: a.id.into() });
@@ -357,26 +410,31 @@ struct Mode {
 }
 
 impl Mode {
-    /// Flags as ZooKeeper's CreateMode, checked against the opcode that carries them: containers and TTL nodes only
-    /// through their own opcodes, in the order flags, feature, range.
+    /// Flags as ZooKeeper's CreateMode, checked against the opcode that carries them: TTL nodes only through their own,
+    /// in the order flags, feature, range. The opcode of containers makes containers whatever the flags say, and no other
+    /// opcode does.
     fn of(op: i32, flags: i32, ttl_ms: i64, ttl_enabled: bool) -> Result<Mode, i32> {
         if !(0..=6).contains(&flags) {
             return Err(code::BAD_ARGUMENTS);
         }
-        let mode =
-            Mode { ephemeral: matches!(flags, 1 | 3), sequential: matches!(flags, 2 | 3 | 6), container: flags == 4, ttl: flags >= 5 };
+        let mode = Mode {
+            ephemeral: matches!(flags, 1 | 3),
+            sequential: matches!(flags, 2 | 3 | 6),
+            container: op == opcode::CREATE_CONTAINER,
+            ttl: flags >= 5,
+        };
         if (mode.ttl || op == opcode::CREATE_TTL) && !ttl_enabled {
             return Err(code::UNIMPLEMENTED);
         }
-        let right_opcode = mode.ttl == (op == opcode::CREATE_TTL) && (op != opcode::CREATE_CONTAINER || mode.container);
+        let right_opcode = mode.ttl == (op == opcode::CREATE_TTL);
         let right_ttl = if mode.ttl { (1..=TTL_MS_MAX).contains(&ttl_ms) } else { true };
         if right_opcode && right_ttl { Ok(mode) } else { Err(code::BAD_ARGUMENTS) }
     }
 
     fn owner(&self, session: i64, ttl_ms: i64) -> i64 {
         let owner = match self {
-            Mode { ephemeral: true, .. } => Owner::Session(session),
             Mode { container: true, .. } => Owner::Container,
+            Mode { ephemeral: true, .. } => Owner::Session(session),
             Mode { ttl: true, .. } => Owner::Ttl(ttl_ms),
             _ => Owner::None,
         };

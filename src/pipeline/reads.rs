@@ -45,7 +45,12 @@ impl Reads<'_> {
                 return After::Close;
             }
             Err(DecodeError::Malformed) => {
-                response::reply(out, xid, zxid, code::MARSHALLING_ERROR);
+                let mark = response::begin_reply(out, xid, zxid, code::MARSHALLING_ERROR);
+                // ZooKeeper notices writes inside a multiRead only when it has begun its answer.
+                if op == opcode::MULTI_READ && Request::decode(opcode::MULTI, body).is_ok() {
+                    response::multi_end(out);
+                }
+                response::end_frame(out, mark);
                 return After::Open;
             }
         };
@@ -83,7 +88,6 @@ impl Reads<'_> {
             Request::AddWatch { path, mode } => self.add_watch(path, *mode, out),
             Request::CheckWatches { path, kind } => self.check_watches(path, *kind),
             Request::RemoveWatches { path, kind } => self.remove_watches(path, *kind),
-            Request::Reconfig => Err(code::RECONFIG_DISABLED),
             other => unreachable!("{other:?} is not answered by a shard"),
         }
     }

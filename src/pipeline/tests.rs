@@ -1,5 +1,8 @@
 //! Stories on one harness: a server of two shards without sockets or disk, where a batch is durable when the test says so.
 
+mod limits;
+mod quota;
+
 use super::auth::AuthConfig;
 use super::message::{ConnId, Up};
 use super::node::{Node, NodeConfig, NodeEffect, ReapConfig};
@@ -38,11 +41,19 @@ type Frame = (ReplyHeader, Vec<u8>);
 
 impl Server {
     fn new() -> Server {
-        Server::with_state(|| State::new(false))
+        Server::limited_with(0, || State::new(false))
+    }
+
+    fn limited(requests_outstanding_max: u64) -> Server {
+        Server::limited_with(requests_outstanding_max, || State::new(false))
     }
 
     /// A server whose history begins with this state.
     fn with_state(state: fn() -> State) -> Server {
+        Server::limited_with(0, state)
+    }
+
+    fn limited_with(requests_outstanding_max: u64, state: fn() -> State) -> Server {
         let auth = AuthConfig { digest_enabled: true, ..AuthConfig::default() };
         let shard = |shard| ReplicaConfig {
             server: 1,
@@ -56,9 +67,10 @@ impl Server {
             connections_max: 0,
             frame_bytes_max: 1 << 20,
             handshake_timeout_ms: 10_000,
-            is_word: |word| word == *b"ruok",
+            word_argument: |word| (word == *b"ruok").then_some(0),
+            requests_outstanding_max,
         };
-        let prepare = PrepareConfig { auth: auth.clone(), extended_types_enabled: true };
+        let prepare = PrepareConfig { auth: auth.clone(), extended_types_enabled: true, enforce_quota: true };
         let config = NodeConfig {
             cluster: 1,
             server: 1,
@@ -141,7 +153,7 @@ impl Server {
                         self.shards[i].closed(conn);
                         self.closed.push((i, conn));
                     }
-                    Action::FourLetter(conn, word) => {
+                    Action::FourLetter(conn, word, _) => {
                         assert_eq!(&word, b"ruok");
                         self.shards[i].four_letter_answer(conn, "imok");
                     }

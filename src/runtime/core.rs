@@ -6,13 +6,14 @@ use super::listener::Admission;
 use super::mesh::Sleep;
 use super::ring::Ring;
 use super::sys::Bell;
+use crate::admin::{ConnectionStats, Lists};
 use crate::log::disk::Errno;
 use crate::log::snapshot::SnapshotPointer;
 use crate::pipeline::message::ConnId;
 use crate::pipeline::replica::ShardFigures;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -26,8 +27,8 @@ pub enum Mail {
     Adopt(OwnedFd),
     /// The text for a four-letter word.
     Answer(ConnId, String),
-    /// Say how you are; with the particulars of every connection, if so asked.
-    Report { to: mpsc::Sender<CoreReport>, connections: bool },
+    /// Say how you are, with the details that one four-letter word needs.
+    Report { to: mpsc::Sender<CoreReport>, word: [u8; 4] },
     /// Write a snapshot of your State, once it has come at least this far.
     Snapshot { from_zxid: u64 },
     /// The Journal's background job ended.
@@ -51,9 +52,12 @@ pub struct CoreReport {
     pub data_bytes: u64,
     pub sessions: u64,
     pub watches: u64,
+    pub data_watches: u64,
     pub watched_paths: u64,
     pub watching_connections: u64,
-    pub connections: Vec<crate::admin::ConnectionStats>,
+    pub connections: Vec<ConnectionStats>,
+    /// As far as this core knows them: sessions and their nodes are told by the pipeline's.
+    pub lists: Lists,
 }
 
 /// How others reach one core's loop.
@@ -123,6 +127,8 @@ pub struct Server {
     pub admission: Admission,
     /// This run's epoch is committed: clients are served.
     pub serving: AtomicBool,
+    /// Requests in progress on all shards; kept only while there is a limit.
+    pub outstanding: AtomicU64,
     started: Instant,
 }
 
@@ -136,6 +142,7 @@ impl Server {
             shards,
             admission: Admission::new(shards),
             serving: AtomicBool::new(false),
+            outstanding: AtomicU64::new(0),
             started: Instant::now(),
         })
     }

@@ -85,12 +85,20 @@ impl CoreLoop {
                     pipeline.mail(&mut self.ring, mail, now);
                 }
                 (Mail::Stop, pipeline) => {
-                    self.shard.mail(&mut self.ring, Mail::Stop, now);
+                    self.shard.mail(&mut self.ring, Mail::Stop);
                     if let Some(pipeline) = pipeline {
                         pipeline.mail(&mut self.ring, Mail::Stop, now);
                     }
                 }
-                (mail, _) => self.shard.mail(&mut self.ring, mail, now),
+                (Mail::Report { to, word }, pipeline) => {
+                    let mut report = self.shard.report(word, now);
+                    if let (b"dump", Some(pipeline)) = (&word, pipeline) {
+                        report.lists.session_expiries = pipeline.session_expiries(now);
+                    }
+                    // Nobody waits any more if the asker gave up.
+                    let _ = to.send(report);
+                }
+                (mail, _) => self.shard.mail(&mut self.ring, mail),
             }
         }
     }

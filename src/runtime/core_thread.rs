@@ -121,7 +121,7 @@ fn build(seed: CoreSeed) -> Result<CoreLoop, StartError> {
         Pipeline::new(ends, node, journal, (boot, config.server.id), tick_ms)
     });
     let replica = Replica::new(replica_config(&config, boot, core), state);
-    let shard = Shard::new(links, replica, recovered.tail, tick_ms);
+    let shard = Shard::new(links, replica, recovered.tail, tick_ms, config.client.requests_outstanding_max > 0);
     Ok(CoreLoop::new(server, core, ring, shard, pipeline))
 }
 
@@ -171,7 +171,11 @@ fn node_config(config: &Config, recovered: &Recovered, cores: usize) -> NodeConf
         epoch: recovered.superblock.promised_epoch,
         shards: cores,
         tick_ms: u64::from(config.session.tick_time_ms),
-        prepare: PrepareConfig { auth: auth_config(config), extended_types_enabled: config.features.extended_types },
+        prepare: PrepareConfig {
+            auth: auth_config(config),
+            extended_types_enabled: config.features.extended_types,
+            enforce_quota: config.features.enforce_quota,
+        },
         reap: ReapConfig {
             interval_ms: config.container.check_interval_ms,
             per_minute_max: config.container.deletions_per_minute_max as usize,
@@ -193,7 +197,12 @@ fn replica_config(config: &Config, boot: u32, core: usize) -> ReplicaConfig {
         connections_max: config.client.connections_max as usize,
         frame_bytes_max: config.client.frame_bytes_max,
         handshake_timeout_ms: HANDSHAKE_TIMEOUT_MS,
-        is_word: fourletter::is_word,
+        // A word that is refused anyway is not waited for.
+        word_argument: match config.admin.four_letter_words.allows(*b"stmk") {
+            true => fourletter::argument_bytes,
+            false => |word| fourletter::argument_bytes(word).map(|_| 0),
+        },
+        requests_outstanding_max: u64::from(config.client.requests_outstanding_max),
     }
 }
 

@@ -21,6 +21,7 @@ mod pipeline;
 mod placement;
 mod probe;
 mod questions;
+mod report;
 mod ring;
 mod shard;
 mod sockets;

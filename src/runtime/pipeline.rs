@@ -317,6 +317,12 @@ impl Pipeline {
 
     // ---- messages and the wait
 
+    /// When each session expires, wall time.
+    pub fn session_expiries(&self, now: Now) -> Vec<(i64, i64)> {
+        let wall = |at_ms: u64| now.wall_ms + at_ms as i64 - now.ms as i64;
+        self.node.session_expiries().into_iter().map(|(session, at_ms)| (session, wall(at_ms))).collect()
+    }
+
     /// A message for the pipeline.
     pub fn mail(&mut self, ring: &mut Ring, mail: Mail, now: Now) {
         match mail {

@@ -4,7 +4,7 @@
 
 use super::core::{CoreReport, Mail, Server};
 use super::sys;
-use crate::admin::{Host, Latency, Mode, ServerStats, Settings, fourletter};
+use crate::admin::{Host, Latency, Lists, Mode, ServerStats, Settings, Traffic, fourletter};
 use crate::config::Config;
 use crate::pipeline::message::ConnId;
 use crate::pipeline::replica::ShardFigures;
@@ -21,22 +21,25 @@ pub struct Question {
     pub core: usize,
     pub conn: ConnId,
     pub word: [u8; 4],
+    /// What follows the word `stmk`.
+    pub argument: i64,
 }
 
 /// Starts the answering thread; it ends when the last sender is gone.
 pub fn start(server: Arc<Server>, config: &Config) -> std::io::Result<mpsc::Sender<Question>> {
     let (sender, questions) = mpsc::channel::<Question>();
-    let desk = Desk {
+    let mut desk = Desk {
         server,
         allowed: config.admin.four_letter_words,
         settings: config.admin_settings(),
         data_dir: config.data.dir.clone(),
         log_dir: config.data.log_dir.clone(),
         host: host(),
+        trace_mask: fourletter::TRACE_MASK,
     };
     thread::Builder::new().name("questions".into()).spawn(move || {
         for question in questions {
-            let text = fourletter::answer(question.word, desk.allowed, &desk.stats(question.word));
+            let text = desk.answer(&question);
             desk.server.cores[question.core].post(Mail::Answer(question.conn, text));
         }
     })?;
@@ -50,11 +53,22 @@ struct Desk {
     data_dir: PathBuf,
     log_dir: PathBuf,
     host: Host,
+    /// Kept and shown, like ZooKeeper's; there is nothing here that it would trace.
+    trace_mask: i64,
 }
 
 impl Desk {
+    fn answer(&mut self, question: &Question) -> String {
+        // A word that is not allowed gets its refusal, and must not do anything.
+        let word = if self.allowed.allows(question.word) { question.word } else { *b"ruok" };
+        if word == *b"stmk" {
+            self.trace_mask = question.argument;
+        }
+        fourletter::answer(question.word, self.allowed, &self.stats(word))
+    }
+
     fn stats(&self, word: [u8; 4]) -> ServerStats {
-        let reports = self.reports(matches!(&word, b"stat" | b"cons"));
+        let reports = self.reports(word);
         let pipeline = reports.iter().find(|r| r.core == self.server.pipeline).or(reports.first()).cloned().unwrap_or_default();
         let sum = |of: fn(&CoreReport) -> u64| reports.iter().map(of).sum::<u64>();
         let mut latency = Latency::default();
@@ -74,6 +88,10 @@ impl Desk {
             data_bytes: pipeline.data_bytes,
             session_count: pipeline.sessions,
             watch_count: sum(|r| r.watches),
+            data_watches: sum(|r| r.data_watches),
+            traffic: traffic(&reports),
+            trace_mask: self.trace_mask,
+            lists: self.lists(&reports, &pipeline),
             watching_connections: sum(|r| r.watching_connections),
             watched_paths: sum(|r| r.watched_paths),
             uptime_ms: self.server.now().ms,
@@ -86,14 +104,35 @@ impl Desk {
         }
     }
 
+    fn lists(&self, reports: &[CoreReport], pipeline: &CoreReport) -> Lists {
+        Lists {
+            sessionless: reports.iter().flat_map(|r| r.lists.sessionless.iter().copied()).collect(),
+            watches: reports.iter().flat_map(|r| r.lists.watches.iter().cloned()).collect(),
+            expiry_step_ms: i64::from(self.settings.tick_time_ms),
+            ..pipeline.lists.clone()
+        }
+    }
+
     /// What each core says, in the order of cores.
-    fn reports(&self, connections: bool) -> Vec<CoreReport> {
+    fn reports(&self, word: [u8; 4]) -> Vec<CoreReport> {
         let (to, reports) = mpsc::channel();
-        self.server.post_all(|| Mail::Report { to: to.clone(), connections });
+        self.server.post_all(|| Mail::Report { to: to.clone(), word });
         drop(to);
         let mut found: Vec<CoreReport> = (0..self.server.cores.len()).map_while(|_| reports.recv_timeout(REPORT_WAIT).ok()).collect();
         found.sort_by_key(|report| report.core);
         found
+    }
+}
+
+fn traffic(reports: &[CoreReport]) -> Traffic {
+    let sum = |of: fn(&ShardFigures) -> u64| reports.iter().map(|report| of(&report.figures)).sum();
+    Traffic {
+        bytes_received: sum(|f| f.bytes_received),
+        connection_requests: sum(|f| f.connection_requests),
+        connections_rejected: sum(|f| f.connections_rejected),
+        auth_failures: sum(|f| f.auth_failures),
+        sessionless_expired: sum(|f| f.sessionless_expired),
+        watch_bytes: sum(|f| f.watch_bytes),
     }
 }
 

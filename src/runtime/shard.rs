@@ -8,14 +8,12 @@ use super::core::{Core, CoreReport, Mail, Now, Server};
 use super::listener;
 use super::mesh::{ByteProducer, SlotConsumer};
 use super::questions::Question;
+use super::report;
 use super::ring::{Event, Ring};
 use super::sockets::{Gone, Sockets};
-use crate::admin::{ConnectionStats, Latency, SessionStats};
-use crate::pipeline::conn::{Conn, Phase};
 use crate::pipeline::message::{ConnId, Down};
 use crate::pipeline::replica::{Action, Replica};
 use crate::wire::batch::{Batch, Position};
-use crate::wire::request::opcode;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
@@ -63,11 +61,14 @@ pub struct Shard {
     stuck: bool,
     next_tick_ms: u64,
     tick_ms: u64,
+    /// Requests in progress as last told to the others; None without a limit on them.
+    outstanding_told: Option<u64>,
 }
 
 impl Shard {
-    /// `position` is where the Replica's State stands. `tick_ms`: how often clients' signs of life are passed on.
-    pub fn new(links: Links, replica: Replica, position: Position, tick_ms: u64) -> Shard {
+    /// `position` is where the Replica's State stands. `tick_ms`: how often clients' signs of life are passed on. `limited`:
+    /// whether the number of requests in progress is.
+    pub fn new(links: Links, replica: Replica, position: Position, tick_ms: u64, limited: bool) -> Shard {
         assert_eq!(replica.applied(), position.zxid, "the State is where the log ends");
         Shard {
             links,
@@ -80,6 +81,7 @@ impl Shard {
             stuck: false,
             next_tick_ms: 0,
             tick_ms,
+            outstanding_told: limited.then_some(0),
         }
     }
 
@@ -97,6 +99,7 @@ impl Shard {
     /// that this server has acknowledged to anybody.
     pub fn apply(&mut self, now: Now) {
         self.replica.begin_turn(now.ms);
+        self.share_outstanding();
         let Shard { links, replica, position, .. } = self;
         // Answers sent before a batch was published belong before or between its transactions: look how far the ring is
         // published, take the answers, then apply so far.
@@ -106,6 +109,19 @@ impl Shard {
             replica.apply(batch);
             *position = batch.position();
         });
+    }
+
+    /// Tells the other shards how many requests are in progress here, and hears of theirs. A turn old is good enough.
+    fn share_outstanding(&mut self) {
+        let Some(told) = &mut self.outstanding_told else { return };
+        let (ours, all) = (self.replica.figures().outstanding, &self.links.server.outstanding);
+        // Wraps when fewer are in progress than were told, and the sum comes out right.
+        let everywhere = match ours.wrapping_sub(*told) {
+            0 => all.load(Ordering::Relaxed),
+            change => all.fetch_add(change, Ordering::Relaxed).wrapping_add(change),
+        };
+        *told = ours;
+        self.replica.set_outstanding_elsewhere(everywhere.saturating_sub(ours));
     }
 
     /// Whether something has arrived that the next turn would handle.
@@ -174,7 +190,7 @@ impl Shard {
     }
 
     /// One message from the mailbox, as far as it concerns a shard.
-    pub fn mail(&mut self, ring: &mut Ring, mail: Mail, now: Now) {
+    pub fn mail(&mut self, ring: &mut Ring, mail: Mail) {
         match mail {
             Mail::Serve(listener) => {
                 self.listener = Some(listener);
@@ -182,15 +198,13 @@ impl Shard {
             }
             Mail::Adopt(socket) => self.adopt(ring, socket),
             Mail::Answer(conn, text) => self.replica.four_letter_answer(conn, &text),
-            Mail::Report { to, connections } => {
-                // Nobody waits any more if the asker gave up.
-                let _ = to.send(self.report(connections, now));
-            }
             Mail::Snapshot { from_zxid } => {
                 self.walk = Some(Walk { from_zxid, chunk: Vec::new(), flow: None, last_slice_ms: 0 });
             }
             Mail::Stop => self.stop_accepting(ring),
-            Mail::Begin | Mail::JobDone(_) | Mail::SnapshotWritten(_) | Mail::Exit => unreachable!("the loop keeps these"),
+            Mail::Begin | Mail::Report { .. } | Mail::JobDone(_) | Mail::SnapshotWritten(_) | Mail::Exit => {
+                unreachable!("the loop keeps these")
+            }
         }
     }
 
@@ -267,9 +281,9 @@ impl Shard {
             }
             Action::Pause(conn) => self.sockets.pause(ring, conn),
             Action::Resume(conn) => self.sockets.resume(conn),
-            Action::FourLetter(conn, word) => {
+            Action::FourLetter(conn, word, argument) => {
                 self.sockets.asked(conn);
-                let question = Question { core: self.links.core, conn, word };
+                let question = Question { core: self.links.core, conn, word, argument };
                 // The answering thread ends only after this one.
                 let _ = self.links.questions.send(question);
             }
@@ -347,46 +361,13 @@ impl Shard {
 
     // ---- operators
 
-    fn report(&self, connections: bool, now: Now) -> CoreReport {
-        let (state, watches) = (self.replica.state(), self.replica.watches());
-        CoreReport {
-            core: self.links.core,
-            figures: self.replica.figures(),
-            zxid: state.applied(),
-            nodes: state.node_count() as u64,
-            ephemerals: state.ephemeral_count() as u64,
-            data_bytes: state.data_bytes(),
-            sessions: state.session_count() as u64,
-            watches: watches.watch_count() as u64,
-            watched_paths: watches.path_count() as u64,
-            watching_connections: watches.conn_count() as u64,
-            connections: if connections { self.replica.conns().map(|conn| particulars(conn, now)).collect() } else { Vec::new() },
+    /// How this core is, after doing what the word asks of it.
+    pub fn report(&mut self, word: [u8; 4], now: Now) -> CoreReport {
+        match &word {
+            b"srst" => self.replica.reset_figures(),
+            b"crst" => self.replica.reset_conn_figures(),
+            _ => {}
         }
-    }
-}
-
-/// A connection as `cons` shows it.
-fn particulars(conn: &Conn, now: Now) -> ConnectionStats {
-    let figures = &conn.figures;
-    let latency =
-        Latency { min_ms: figures.min_latency_ms, max_ms: figures.max_latency_ms, sum_ms: figures.latency_sum_ms, count: figures.sent };
-    let session = (conn.phase == Phase::Open).then(|| SessionStats {
-        id: conn.session,
-        last_op: opcode::short_name(figures.last_opcode),
-        established_ms: now.wall_ms - (now.ms - conn.established_ms) as i64,
-        timeout_ms: conn.timeout_ms as u32,
-        last_cxid: i64::from(figures.last_xid),
-        last_zxid: figures.last_zxid as i64,
-        last_response_ms: figures.last_response_ms,
-        last_latency_ms: figures.last_latency_ms,
-        latency,
-    });
-    ConnectionStats {
-        peer: conn.peer,
-        reading: !conn.paused,
-        queued: conn.pending.len() as u64,
-        received: figures.received,
-        sent: figures.sent,
-        session,
+        report::of(self.links.core, self.links.core == self.links.server.pipeline, &self.replica, word, now)
     }
 }

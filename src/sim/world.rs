@@ -525,7 +525,8 @@ fn replica_config(shard: u16, boot: u32) -> ReplicaConfig {
         connections_max: 0,
         frame_bytes_max: 1 << 20,
         handshake_timeout_ms: 10_000,
-        is_word: |_| false,
+        word_argument: |_| None,
+        requests_outstanding_max: 0,
     }
 }
 
@@ -537,7 +538,7 @@ fn node_config(plan: &Plan, found: &Recovered) -> NodeConfig {
         epoch: (found.tail.zxid >> 32) as u32 + 1,
         shards: plan.shards,
         tick_ms: 1000,
-        prepare: PrepareConfig { auth: AuthConfig::default(), extended_types_enabled: true },
+        prepare: PrepareConfig { auth: AuthConfig::default(), extended_types_enabled: true, enforce_quota: false },
         reap: ReapConfig::default(),
     }
 }

@@ -129,7 +129,7 @@ impl State {
 
     fn digest_data(&mut self, slot: u32, path: &str, fold: fn(u128, u128) -> u128) {
         if let Some(sum) = self.digest {
-            self.digest = Some(fold(sum, digest::data_item(path::hash(path), self.nodes.data(slot))));
+            self.digest = Some(fold(sum, self.data_item(slot, path, path::hash(path))));
         }
     }
 
@@ -223,6 +223,9 @@ impl<'t> Step<'_, '_, 't> {
             session.ephemerals.insert(slot);
             self.state.ephemeral_count += 1;
         }
+        self.state.quotas.node_created(path);
+        self.state.recount(slot, path);
+        self.state.count_in_quota(path, 1, data.map_or(0, <[u8]>::len) as i64);
         self.notice(ChangeKind::Created, Cow::Borrowed(path), slot);
         slot
     }
@@ -245,6 +248,8 @@ impl<'t> Step<'_, '_, 't> {
         self.state.after(node.parent, parent_path);
         self.state.acls.drop_ref(AclId(node.acl));
         self.state.data_bytes -= path.len() as u64 + u64::from(node.data_bytes());
+        self.state.quotas.node_deleted(&path);
+        self.state.count_in_quota(&path, -1, -i64::from(node.data_bytes()));
         if let Owner::Session(id) = Owner::of(owner) {
             if let Some(session) = self.state.sessions.get_mut(&id) {
                 session.ephemerals.remove(&slot);
@@ -257,13 +262,16 @@ impl<'t> Step<'_, '_, 't> {
         let slot = self.find(path, path_hash);
         self.state.before(slot, path);
         self.state.digest_data(slot, path, u128::wrapping_sub);
-        self.state.data_bytes -= u64::from(self.state.nodes.get(slot).data_bytes());
+        let old_bytes = self.state.nodes.get(slot).data_bytes();
+        self.state.data_bytes -= u64::from(old_bytes);
         self.state.nodes.set_data(slot, data);
         let node = self.state.nodes.get_mut(slot);
         (node.mzxid, node.mtime_ms, node.version) = (self.zxid, self.time_ms, version);
         self.state.data_bytes += u64::from(node.data_bytes());
+        let grown_bytes = i64::from(node.data_bytes()) - i64::from(old_bytes);
         self.state.digest_data(slot, path, u128::wrapping_add);
         self.state.after(slot, path);
+        self.state.count_in_quota(path, 0, grown_bytes);
         self.notice(ChangeKind::DataChanged, Cow::Borrowed(path), slot);
         slot
     }

@@ -1,6 +1,6 @@
 //! A digest of the whole state that follows every change at the cost of the change: the sum of one hash per item.
-//! Items are each node's stat with its ACL, each node's data, and each session. Slots and ACL numbers are not part of
-//! it, only what clients and operators could see, so replicas that differ in memory layout agree.
+//! Items are each node's stat with its ACL, each node's data (but not the sums of quotas), and each session. Slots and ACL
+//! numbers are not part of it, only what clients and operators could see, so replicas that differ in memory layout agree.
 //! Refuses to be a proof against forgery: it finds bugs and bad memory, not attackers.
 
 use super::nodes::{Extra, Node};

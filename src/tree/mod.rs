@@ -6,11 +6,11 @@
 //! State ── Nodes ──── slab: 64 bytes per node, u32 slots      index: path hash -> slot
 //!   │        │        extras: only parents, owned nodes        arena: name + data up to 1 KiB
 //!   │        └─ Children: slots ordered by name
-//!   ├── AclTable, sessions, ReapIndex
+//!   ├── AclTable, sessions, ReapIndex, Quotas
 //!   └── Walk: a snapshot being written, exact at the zxid where it began
 //! ```
 //! No clock, no I/O, no randomness. Applying cannot fail: prepare has decided everything, so what does not fit is our
-//! own bug and panics. Refuses to check permissions, versions or quotas.
+//! own bug and panics. Refuses to check permissions, versions or quotas; it counts for the last.
 
 mod acl;
 mod apply;
@@ -23,6 +23,9 @@ mod model;
 mod nodes;
 pub mod owner;
 pub mod path;
+mod quota;
+#[cfg(test)]
+mod quota_tests;
 mod reap;
 mod session;
 pub(crate) mod slab;
@@ -31,11 +34,13 @@ mod view;
 
 pub use acl::{AclId, PERMS_ALL};
 pub use apply::{Applied, ChangeKind, Changed, OpResult, Want};
+pub use quota::{Quota, Track};
 pub use session::Session;
 pub use view::NodeRef;
 
 use acl::AclTable;
 use nodes::{Birth, Nodes};
+use quota::Quotas;
 use reap::{Due, ReapIndex};
 use std::collections::BTreeMap;
 
@@ -45,6 +50,7 @@ pub struct State {
     acls: AclTable,
     sessions: BTreeMap<i64, Session>,
     reap: ReapIndex,
+    quotas: Quotas,
     /// Kept only where somebody asks for it: it costs a few hashes per change.
     digest: Option<u128>,
     /// The snapshot being written.
@@ -91,6 +97,7 @@ impl State {
             acls: AclTable::new(),
             sessions: BTreeMap::new(),
             reap: ReapIndex::default(),
+            quotas: Quotas::default(),
             digest: with_digest.then_some(0),
             walk: None,
             applied: 0,
@@ -111,7 +118,7 @@ impl State {
             path.clear();
             self.nodes.push_path(slot, &mut path);
             let hash = path::hash(&path);
-            sum = sum.wrapping_add(self.stat_item(slot, hash)).wrapping_add(digest::data_item(hash, self.nodes.data(slot)));
+            sum = sum.wrapping_add(self.stat_item(slot, hash)).wrapping_add(self.data_item(slot, &path, hash));
         }
         self.sessions.iter().fold(sum, |sum, (id, session)| sum.wrapping_add(digest::session_item(*id, session)))
     }
@@ -119,6 +126,11 @@ impl State {
     fn stat_item(&self, slot: u32, path_hash: u64) -> u128 {
         let node = self.nodes.get(slot);
         digest::stat_item(path_hash, node, self.nodes.extra(slot), self.acls.hash(AclId(node.acl)))
+    }
+
+    /// 0 for what the server keeps in place, outside of the history.
+    fn data_item(&self, slot: u32, path: &str, path_hash: u64) -> u128 {
+        if quota::is_stats(path) { 0 } else { digest::data_item(path_hash, self.nodes.data(slot)) }
     }
 
     /// Where the node stands in the reap index: nowhere while it has children.

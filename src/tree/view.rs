@@ -121,6 +121,11 @@ impl<'a> NodeRef<'a> {
         }
     }
 
+    /// Bytes of data; 0 for null.
+    pub fn data_bytes(&self) -> usize {
+        self.state.nodes.get(self.slot).data_bytes() as usize
+    }
+
     pub fn version(&self) -> i32 {
         self.state.nodes.get(self.slot).version
     }

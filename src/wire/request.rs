@@ -197,17 +197,25 @@ impl<'a> Request<'a> {
             opcode::WHO_AM_I => Request::WhoAmI,
             opcode::EXISTS => Request::Exists { path: r.required()?, watch: r.bool()? },
             opcode::GET_ACL => Request::GetAcl { path: r.required()? },
-            opcode::SET_ACL => Request::SetAcl { path: r.required()?, acl: AclList::read(&mut r)?, version: r.i32()? },
+            // A null path is a bad path to the writes that look at it first, and a bad record to all others.
+            opcode::SET_ACL => Request::SetAcl { path: r.string()?.unwrap_or_default(), acl: AclList::read(&mut r)?, version: r.i32()? },
             opcode::GET_CHILDREN2 => Request::GetChildren2 { path: r.required()?, watch: r.bool()? },
             opcode::SYNC => Request::Sync { path: r.required()? },
             opcode::MULTI => Request::Multi(MultiOps::read(&mut r, is_write)?),
             opcode::MULTI_READ => Request::MultiRead(MultiOps::read(&mut r, is_read)?),
-            opcode::RECONFIG => Request::Reconfig,
+            opcode::RECONFIG => {
+                r.string()?;
+                r.string()?;
+                r.string()?;
+                r.i64()?;
+                Request::Reconfig
+            }
             opcode::CHECK_WATCHES => Request::CheckWatches { path: r.required()?, kind: r.i32()? },
             opcode::REMOVE_WATCHES => Request::RemoveWatches { path: r.required()?, kind: r.i32()? },
             opcode::AUTH => {
                 r.i32()?;
-                Request::Auth { scheme: r.required()?, credentials: r.buffer()? }
+                // A null scheme is unknown, not malformed.
+                Request::Auth { scheme: r.string()?.unwrap_or_default(), credentials: r.buffer()? }
             }
             opcode::SET_WATCHES => Request::SetWatches(SetWatches::read(&mut r, false)?),
             opcode::SET_WATCHES2 => Request::SetWatches2(SetWatches::read(&mut r, true)?),
@@ -227,7 +235,7 @@ impl<'a> Request<'a> {
             opcode::CREATE_CONTAINER => Request::CreateContainer(Create::read(r)?),
             opcode::CREATE_TTL => Request::CreateTtl(Create::read(r)?, r.i64()?),
             opcode::DELETE => Request::Delete { path: r.required()?, version: r.i32()? },
-            opcode::SET_DATA => Request::SetData { path: r.required()?, data: r.buffer()?, version: r.i32()? },
+            opcode::SET_DATA => Request::SetData { path: r.string()?.unwrap_or_default(), data: r.buffer()?, version: r.i32()? },
             opcode::GET_DATA => Request::GetData { path: r.required()?, watch: r.bool()? },
             opcode::GET_CHILDREN => Request::GetChildren { path: r.required()?, watch: r.bool()? },
             _ => return Ok(None),
@@ -271,7 +279,12 @@ impl<'a> Request<'a> {
     /// Appends the record, without header.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Request::Ping | Request::WhoAmI | Request::CloseSession | Request::Reconfig => {}
+            Request::Ping | Request::WhoAmI | Request::CloseSession => {}
+            // Asks for nothing: no server is named, whatever the configuration.
+            Request::Reconfig => {
+                (0..3).for_each(|_| write_buffer(out, None));
+                write_i64(out, -1);
+            }
             Request::Create(create) | Request::Create2(create) | Request::CreateContainer(create) => create.encode(out),
             Request::CreateTtl(create, ttl_ms) => {
                 create.encode(out);
@@ -402,6 +415,17 @@ impl<'a> AclList<'a> {
     /// Checks an encoded list, such as one that the caller has just written.
     pub fn from_encoded(raw: &'a [u8]) -> Result<AclList<'a>, Malformed> {
         AclList::read(&mut Reader::new(raw))
+    }
+
+    /// How many entries stand before the first whose id is null although its scheme is one that reads it. ZooKeeper
+    /// fails on such an entry with MARSHALLINGERROR instead of INVALIDACL.
+    pub fn null_id_at(&self) -> Option<usize> {
+        let mut r = Reader::new(self.raw);
+        let count = r.vector(12).ok().flatten().unwrap_or(0);
+        (0..count).find(|_| {
+            let scheme = r.i32().and_then(|_| r.buffer()).ok().flatten();
+            r.buffer() == Ok(None) && matches!(scheme, Some(b"world" | b"digest" | b"ip"))
+        })
     }
 
     /// The entries. What is null or not UTF-8 reads as empty, which no scheme accepts.

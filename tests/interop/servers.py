@@ -5,6 +5,7 @@ Refuses to touch a process that it has not started.
 """
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -22,10 +23,16 @@ START_LIMIT_S = 30
 
 
 def free_port():
-    """A port of the loopback address that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port of the loopback address that nobody listens on at this moment. Below the range of outgoing connections, so
+    that none of these takes it before the server does."""
+    while True:
+        port = random.randrange(20000, 32768)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 def fresh_dir():
@@ -47,9 +54,10 @@ def four_letters(port, word, timeout_s=5):
 
 class Server:
     """One server with its folder. `settings` become lines of a zoo.cfg, unless `config` is its path already; `flags` are
-    Falconer's own, and without settings Falconer runs without any file. `prefix` are words before the command."""
+    Falconer's own, and without settings Falconer runs without any file. `prefix` are words before the command. `apache`
+    chooses the kind for this server alone, and `java_options` are for that kind."""
 
-    def __init__(self, settings=None, flags=(), home=None, data_dir=None, prefix=()):
+    def __init__(self, settings=None, flags=(), home=None, data_dir=None, prefix=(), apache=None, java_options=()):
         self.home = home or fresh_dir()
         self.data_dir = data_dir or self.home / "data"
         self.port = free_port()
@@ -57,6 +65,8 @@ class Server:
         self.config = None
         self.flags = list(flags)
         self.prefix = list(prefix)
+        self.apache = ORACLE if apache is None else apache
+        self.java_options = list(java_options)
         self.log_file = self.home / "server.log"
         self.log_start = 0
         self.child = None
@@ -90,12 +100,12 @@ class Server:
         config = self.write_config({"tickTime": 2000, **(self.settings or {})})
         jars = f"{self.home}:{CLASSPATH}/*"
         quiet = ["-Dzookeeper.admin.enableServer=false", "-Dlog4j2.level=WARN", "-Xmx1g", "-XX:+UseSerialGC"]
-        return ["java", *quiet, "-cp", jars, "org.apache.zookeeper.server.ZooKeeperServerMain", str(config)]
+        return ["java", *quiet, *self.java_options, "-cp", jars, "org.apache.zookeeper.server.ZooKeeperServerMain", str(config)]
 
     def spawn(self):
         """Starts the process without waiting for anything."""
-        assert ORACLE or BINARY.exists(), f"{BINARY} is missing: cargo build --release, or set FALCONER_BIN"
-        command = self.apache_command() if ORACLE else self.falconer_command()
+        assert self.apache or BINARY.exists(), f"{BINARY} is missing: cargo build --release, or set FALCONER_BIN"
+        command = self.apache_command() if self.apache else self.falconer_command()
         self.log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:
             self.child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -112,7 +122,7 @@ class Server:
         return self
 
     def serves(self):
-        if not ORACLE:
+        if not self.apache:
             return SERVING in self.log()
         try:
             return "Mode: standalone" in four_letters(self.port, b"srvr")

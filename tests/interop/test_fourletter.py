@@ -17,7 +17,9 @@ COUNTERS = (
     r"Zxid: 0x[0-9a-f]+\nMode: standalone\nNode count: \d+\n"
 )
 NOT_LISTED = "{} is not executed because it is not in the whitelist.\n"
-WORDS = ["ruok", "srvr", "stat", "mntr", "isro", "conf", "cons"]
+WORDS = ["ruok", "srvr", "stat", "mntr", "isro", "conf", "cons", "crst", "dump", "gtmk", "hash", "srst", "wchc", "wchp", "wchs"]
+DATE = r"\w{3} \w{3} \d\d \d\d:\d\d:\d\d \w+ \d{4}"
+EXPIRE = rf"\d+ expire at {DATE}:\n"
 
 
 def ask(server, word):
@@ -59,7 +61,7 @@ def test_cons_tells_about_each_connection(server, client, base):
     session = rf"sid=0x{client.hello.session & (2**64 - 1):x},lop=EXIS,est=\d+,to=10000,lcxid=0x1,lzxid=0x[0-9a-f]+,lresp=\d+,{latencies}"
     assert re.fullmatch(rf" /127\.0\.0\.1:{port}\[\d+\]\(queued=\d,recved=2,sent=2,{session}\)", line), line
     # The connection that asks has no session.
-    assert re.search(r"\n? /127\.0\.0\.1:\d+\[\d+\]\(queued=0,recved=\d,sent=0\)\n", answer), answer
+    assert re.search(r"\n? /127\.0\.0\.1:\d+\[0\]\(queued=0,recved=1,sent=0\)\n", answer), answer
 
 
 def test_conf_has_zookeepers_keys(server):
@@ -126,6 +128,7 @@ def test_by_default_only_srvr_is_answered(make_server):
     for word in WORDS:
         if word != "srvr":
             assert ask(server, word) == NOT_LISTED.format(word)
+    assert ask(server, "stmk") == NOT_LISTED.format("stmk")
     assert "Mode: standalone\n" in ask(server, "srvr")
 
 
@@ -160,6 +163,61 @@ def test_other_words_are_closed(raw, word):
 def test_a_word_behind_the_handshake_is_a_frame(client):
     client.send_raw(b"ruok")
     assert client.is_closed()
+
+
+def sid(client):
+    return f"0x{client.hello.session & (2**64 - 1):x}"
+
+
+def test_watches_by_session_and_by_path(server, client, base):
+    client.get_data(base, watch=True)
+    client.exists(base + "/none", watch=True)
+    client.children(base, watch=True)
+    by_session, by_path = ask(server, "wchc"), ask(server, "wchp")
+    assert by_session.endswith("\n\n") and by_path.endswith("\n\n")
+    mine = re.search(rf"^{sid(client)}\n((?:\t.*\n)+)", by_session, re.MULTILINE)
+    assert sorted(mine[1].split()) == [base, base + "/none"]
+    for path in (base, base + "/none"):
+        assert re.search(rf"^{path}\n\t{sid(client)}\n", by_path, re.MULTILINE), by_path
+    counts = re.fullmatch(r"(\d+) connections watching (\d+) paths\nTotal watches:(\d+)\n", ask(server, "wchs"))
+    assert counts and int(counts[3]) >= 2
+
+
+def test_dump_lists_sessions_nodes_and_connections(server, client, base):
+    client.create(base + "/mine", flags=wire.EPHEMERAL)
+    answer = ask(server, "dump")
+    sessions = rf"SessionTracker dump:\nSession Sets \(\d+\)/\(\d+\):\n(?:{EXPIRE}(?:\t0x[0-9a-f]+\n)*)+"
+    # ZooKeeper lists sessions that have no ephemeral nodes any more, too.
+    nodes = r"ephemeral nodes dump:\nSessions with Ephemerals \(\d+\):\n(?:0x[0-9a-f]+:\n(?:\t/.*\n)*)+"
+    one = r"\tip: /127\.0\.0\.1:\d+ sessionId: 0x[0-9a-f]+\n"
+    connections = rf"Connections dump:\nConnections Sets \(\d+\)/\(\d+\):\n(?:{EXPIRE}(?:{one})*)+"
+    assert re.fullmatch(sessions + nodes + connections, answer), answer
+    assert f"\t{sid(client)}\n" in answer
+    assert f"{sid(client)}:\n\t{base}/mine\n" in answer
+    assert f"ip: /127.0.0.1:{client.sock.getsockname()[1]} sessionId: {sid(client)}\n" in answer
+
+
+def test_counters_start_again(server, client, base):
+    for _ in range(5):
+        client.exists(base)
+    assert ask(server, "srst") == "Server stats reset.\n"
+    assert int(mntr(server)["zk_packets_received"]) <= 3
+    assert ask(server, "crst") == "Connection stats reset.\n"
+    port = client.sock.getsockname()[1]
+    mine = rf" /127\.0\.0\.1:{port}\[1\]\(queued=0,recved=0,sent=0,sid={sid(client)},lop=NA,.*lresp=0,llat=0,minlat=0,avglat=0,maxlat=0\)\n"
+    assert re.search(mine, ask(server, "cons")), ask(server, "cons")
+
+
+def test_the_trace_mask_is_kept(make_server):
+    server = make_server({"tickTime": 500, "4lw.commands.whitelist": "*"}).start()
+    assert ask(server, "gtmk") == "306"
+    assert ask(server, b"stmk" + (10).to_bytes(8, "big")) == "10"
+    assert ask(server, "gtmk") == "10"
+
+
+def test_hash_lists_digests(server, client, base):
+    client.exists(base)
+    assert re.fullmatch(r"(?:[0-9a-f]+: -?\d+\n)*", ask(server, "hash"))
 
 
 def test_kazoo_asks(server):

@@ -84,8 +84,8 @@ def test_sequences_and_ephemerals(zk, new_client, base):
     assert zk.exists(mine).ephemeralOwner == other.client_id[0]
     with pytest.raises(exceptions.NoChildrenForEphemeralsError):
         zk.create(mine + "/child")
-    other.stop()
-    assert zk.exists(mine) is None
+    other.stop()  # Sends the request and does not wait for its reply.
+    eventually(lambda: zk.exists(mine) is None, within_s=5)
 
 
 def test_transactions(zk, base):

@@ -327,6 +327,17 @@ def test_digest_and_auth_identities(client, connect, base):
     connect().delete(path)
 
 
+def test_the_id_of_the_scheme_auth_may_be_null(client, base):
+    """kazoo sends an empty string as null."""
+    client.auth("digest", b"bob:secret")
+    client.create(base + "/a", acl=[(31, "auth", None)])
+    assert client.ok(GET_ACL, string(base + "/a")).acl() == [(31, "digest", digest_id("bob", "secret"))]
+    client.ok(SET_ACL, set_acl_record(base + "/a", [(1, "auth", None), (31, "world", "anyone")]))
+    assert client.code(CREATE, create_record(base + "/b", acl=[(31, None, "x")])) == INVALID_ACL
+    assert client.code(CREATE, create_record(base + "/b", acl=[(31, "world", None)])) in (INVALID_ACL, MARSHALLING)
+    assert client.code(SET_ACL, set_acl_record(base, [(31, None, None)])) == INVALID_ACL
+
+
 def test_deleting_asks_the_acl_of_the_parent(client, connect, base):
     client.auth("digest", b"bob:secret")
     client.create(base + "/p", acl=[(31, "auth", ""), (READ, "world", "anyone")])

@@ -173,6 +173,18 @@ def test_close_session_replies_then_closes_and_ephemerals_go(connect, client, ba
     assert sorted(events) == [(wire.DELETED, f"{base}/{name}", reply.zxid) for name in ("a", "b", "c")]
 
 
+def test_requests_are_executed_even_if_the_client_has_left(connect, client, base):
+    """kazoo sends closeSession and closes the socket at once."""
+    for number in range(20):
+        leaving = connect()
+        leaving.create(f"{base}/e{number}", flags=wire.EPHEMERAL)
+        leaving.send(CREATE, create_record(f"{base}/n{number}"))
+        leaving.send(CLOSE_SESSION)
+        leaving.close()
+        wire.eventually(lambda: client.exists(f"{base}/e{number}") is None, within_s=3)
+        assert client.exists(f"{base}/n{number}") is not None
+
+
 def test_nothing_behind_close_session_is_executed(connect, client, base):
     closing = connect()
     closing.send_raw(

@@ -44,6 +44,7 @@ impl Replica {
                 conn.output.extend_from_slice(&frame);
                 conn.event_bytes += frame.len();
                 replica.figures.sent += 1;
+                replica.figures.watch_bytes += frame.len() as u64;
                 if conn.event_bytes > EVENT_BYTES_MAX {
                     tracing::warn!("{}: does not read its watch events, closed", conn.peer);
                     replica.close(conn);

@@ -4,7 +4,10 @@
 
 mod commit;
 mod deliver;
+mod figures;
 mod session;
+
+pub use figures::ShardFigures;
 
 use super::auth::{self, AuthConfig};
 use super::conn::{Conn, Connect, Frame, Identities, Phase};
@@ -39,8 +42,10 @@ pub struct ReplicaConfig {
     pub frame_bytes_max: usize,
     /// A connection without a session is closed after this.
     pub handshake_timeout_ms: u64,
-    /// Whether four bytes are a four-letter word.
-    pub is_word: fn([u8; 4]) -> bool,
+    /// How many bytes follow a four-letter word; None if the four bytes are none.
+    pub word_argument: fn([u8; 4]) -> Option<usize>,
+    /// Requests in progress on the whole server beyond which a connection that has some is not read on; 0 for no limit.
+    pub requests_outstanding_max: u64,
 }
 
 /// How many connections there are already, when a new one is accepted.
@@ -62,20 +67,7 @@ pub enum Action {
     /// Receive again.
     Resume(ConnId),
     /// Ask for the answer to a four-letter word and give it to `four_letter_answer`.
-    FourLetter(ConnId, [u8; 4]),
-}
-
-/// Figures of a shard, for the admin plane.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct ShardFigures {
-    pub connections: u64,
-    pub received: u64,
-    pub sent: u64,
-    pub outstanding: u64,
-    pub latency_min_ms: u64,
-    pub latency_max_ms: u64,
-    pub latency_sum_ms: u64,
-    pub latency_count: u64,
+    FourLetter(ConnId, [u8; 4], i64),
 }
 
 type FixedHash = BuildHasherDefault<DefaultHasher>;
@@ -101,6 +93,8 @@ pub struct Replica {
     event_frame: Vec<u8>,
     now_ms: u64,
     figures: ShardFigures,
+    /// Requests in progress on the other shards, as last heard.
+    outstanding_elsewhere: u64,
 }
 
 impl Replica {
@@ -124,6 +118,7 @@ impl Replica {
             event_frame: Vec::new(),
             now_ms: 0,
             figures: ShardFigures::default(),
+            outstanding_elsewhere: 0,
         }
     }
 
@@ -149,13 +144,9 @@ impl Replica {
         self.state.applied()
     }
 
-    pub fn figures(&self) -> ShardFigures {
-        self.figures
-    }
-
-    /// Forgets latencies and counters (`srst`).
-    pub fn reset_figures(&mut self) {
-        self.figures = ShardFigures { connections: self.figures.connections, outstanding: self.figures.outstanding, ..Default::default() };
+    /// How many requests are in progress on the other shards; only matters when there is a limit.
+    pub fn set_outstanding_elsewhere(&mut self, requests: u64) {
+        self.outstanding_elsewhere = requests;
     }
 
     pub fn conns(&self) -> impl Iterator<Item = &Conn> {
@@ -177,10 +168,12 @@ impl Replica {
         let exempt = config.loopback_exempt && peer.ip().to_canonical().is_loopback();
         let per_address = config.connections_per_address_max;
         if per_address > 0 && !exempt && census.from_address >= per_address {
+            self.figures.connections_rejected += 1;
             tracing::warn!("too many connections from {} (maxClientCnxns {per_address})", peer.ip());
             return None;
         }
         if config.connections_max > 0 && census.total >= config.connections_max {
+            self.figures.connections_rejected += 1;
             tracing::warn!("too many connections (maxCnxns {}), refused one from {peer}", config.connections_max);
             return None;
         }
@@ -327,15 +320,18 @@ impl Replica {
             conn.output = self.spare_outputs.pop().unwrap_or_default();
         }
         while self.may_execute(conn) {
-            match conn.frame(&bytes[used..], self.config.frame_bytes_max, self.config.is_word) {
+            match conn.frame(&bytes[used..], self.config.frame_bytes_max, self.config.word_argument) {
                 Frame::Whole(frame) => {
                     used += 4 + frame.len();
                     self.frame(conn, frame);
                 }
                 Frame::Partial => break,
-                Frame::FourLetter(word) => {
+                Frame::FourLetter(word, argument) => {
                     conn.phase = Phase::FourLetter;
-                    self.actions.push_back(Action::FourLetter(conn.id, word));
+                    conn.figures.received += 1;
+                    self.figures.received += 1;
+                    self.figures.bytes_received += 4;
+                    self.actions.push_back(Action::FourLetter(conn.id, word, argument));
                     return bytes.len();
                 }
                 Frame::TooLong { len, xid } => {
@@ -349,6 +345,11 @@ impl Replica {
 
     fn may_execute(&mut self, conn: &mut Conn) -> bool {
         if !matches!(conn.phase, Phase::Handshake | Phase::Open) || !conn.may_execute() {
+            return false;
+        }
+        // Every answer to this connection comes back here, so it goes on by itself.
+        let max = self.config.requests_outstanding_max;
+        if max > 0 && !conn.pending.is_empty() && self.figures.outstanding + self.outstanding_elsewhere >= max {
             return false;
         }
         if self.submits.len() >= SUBMITS_BYTES_MAX {
@@ -373,7 +374,9 @@ impl Replica {
     fn frame(&mut self, conn: &mut Conn, frame: &[u8]) {
         conn.figures.received += 1;
         self.figures.received += 1;
+        self.figures.bytes_received += 4 + frame.len() as u64;
         if conn.phase == Phase::Handshake {
+            self.figures.connection_requests += 1;
             return match ConnectRequest::decode(frame) {
                 Ok(request) => self.connect(conn, Connect::of(&request)),
                 Err(_) => self.close(conn),
@@ -391,6 +394,7 @@ impl Replica {
             | opcode::SET_DATA
             | opcode::SET_ACL
             | opcode::MULTI
+            | opcode::RECONFIG
             | opcode::SYNC
             | opcode::CLOSE_SESSION => self.write(conn, xid, op, body, frame),
             _ => self.local(conn, frame),
@@ -457,25 +461,20 @@ impl Replica {
         }
     }
 
-    fn answered(&mut self, conn: &mut Conn, xid: i32, op: i32, at_ms: u64) {
-        let latency_ms = conn.answered(xid, op, self.state.applied(), at_ms, self.now_ms);
-        let figures = &mut self.figures;
-        figures.sent += 1;
-        figures.latency_min_ms = if figures.latency_count == 0 { latency_ms } else { figures.latency_min_ms.min(latency_ms) };
-        figures.latency_max_ms = figures.latency_max_ms.max(latency_ms);
-        figures.latency_sum_ms += latency_ms;
-        figures.latency_count += 1;
-    }
-
     /// The reply goes out at once, before anything that waits (T16).
     fn authenticate(&mut self, conn: &mut Conn, xid: i32, body: &[u8]) {
         let added = match Request::decode(opcode::AUTH, body) {
-            Ok(Request::Auth { scheme, credentials: Some(credentials) }) => {
-                auth::authenticate(&self.config.auth, &scheme, credentials, conn.peer.ip().to_canonical())
+            // The scheme `ip` does not look at credentials; every other one fails without.
+            Ok(Request::Auth { scheme, credentials }) => credentials
+                .or((scheme == "ip").then_some(&[]))
+                .and_then(|credentials| auth::authenticate(&self.config.auth, &scheme, credentials, conn.peer.ip().to_canonical())),
+            Ok(_) | Err(_) => {
+                tracing::warn!("{}: an auth packet that does not parse, closed", conn.peer);
+                return self.close(conn);
             }
-            _ => None,
         };
         let Some(ids) = added.and_then(|added| conn.ids.with(added)) else {
+            self.figures.auth_failures += 1;
             tracing::warn!("{}: authentication failed, closed", conn.peer);
             response::reply(&mut conn.output, xid, 0, code::AUTH_FAILED);
             return self.close(conn);

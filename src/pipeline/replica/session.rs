@@ -58,6 +58,7 @@ impl Replica {
         while let Some((_, id)) = self.handshaking.pop_front_if(|(deadline_ms, _)| *deadline_ms <= now_ms) {
             self.with_conn(id, |replica, conn| {
                 if conn.phase != Phase::Open {
+                    replica.figures.sessionless_expired += 1;
                     replica.close(conn);
                 }
             });
@@ -94,6 +95,7 @@ impl Replica {
     pub fn four_letter_answer(&mut self, id: ConnId, text: &str) {
         self.with_conn(id, |replica, conn| {
             conn.output.extend_from_slice(text.as_bytes());
+            replica.figures.sent += 1;
             replica.close(conn);
         });
     }

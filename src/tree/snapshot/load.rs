@@ -272,6 +272,7 @@ impl Loader {
         let (state, hash) = (&mut self.state, path::hash(path));
         state.nodes.index(slot, hash);
         state.data_bytes += path.len() as u64 + u64::from(state.nodes.get(slot).data_bytes());
+        state.quotas.node_created(path);
         if let Some(due) = state.due(slot) {
             state.reap.insert(slot, due);
         }
@@ -281,7 +282,7 @@ impl Loader {
             state.ephemeral_count += 1;
         }
         if let Some(sum) = state.digest {
-            let items = state.stat_item(slot, hash).wrapping_add(digest::data_item(hash, state.nodes.data(slot)));
+            let items = state.stat_item(slot, hash).wrapping_add(state.data_item(slot, path, hash));
             state.digest = Some(sum.wrapping_add(items));
         }
         Ok(())
