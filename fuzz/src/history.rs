@@ -22,8 +22,7 @@ const CONFIG: LogConfig =
 
 /// The batches of a short life: a session, many nodes, some changes.
 pub fn batches() -> Vec<Batch> {
-    let mut server = Server::new(1);
-    server.keep_published();
+    let mut server = Server::recording(CLUSTER);
     let client = server.session(0, [7; 16]);
     for i in 0..40 {
         let path = format!("/node-{i}");

@@ -61,6 +61,15 @@ fn replica_config(shard: u16, auth: &AuthConfig) -> ReplicaConfig {
 impl Server {
     /// `cluster` goes into every batch.
     pub fn new(cluster: u128) -> Server {
+        Server::start(cluster, false)
+    }
+
+    /// As `new`, and every batch, the first included, stays in `published`.
+    pub fn recording(cluster: u128) -> Server {
+        Server::start(cluster, true)
+    }
+
+    fn start(cluster: u128, keep: bool) -> Server {
         let auth = AuthConfig { digest_enabled: true, ..AuthConfig::default() };
         let config = NodeConfig {
             cluster,
@@ -76,7 +85,7 @@ impl Server {
             shards: (0..SHARDS).map(|i| Replica::new(replica_config(i as u16, &auth), State::new(false))).collect(),
             node: Node::new(config, Position::default(), &State::new(false), 0),
             published: Vec::new(),
-            keep: false,
+            keep,
             received: HashMap::new(),
             paused: HashSet::new(),
             closed: HashSet::new(),
@@ -86,11 +95,6 @@ impl Server {
         server.node.start(WALL_MS);
         server.settle();
         server
-    }
-
-    /// From now on batches stay in `published`.
-    pub fn keep_published(&mut self) {
-        self.keep = true;
     }
 
     pub fn published(&self) -> &[Arc<Batch>] {

@@ -155,7 +155,7 @@ impl Superblock {
         let (best, index) = best.ok_or(BadSuperblock::Lost)?;
         for (copy, _) in &copies {
             let forked = copy.sequence == best.sequence && *copy != best;
-            let orphaned = copy.sequence + 1 == best.sequence && copy.checksum() != best.parent;
+            let orphaned = copy.sequence.checked_add(1) == Some(best.sequence) && copy.checksum() != best.parent;
             if forked || orphaned {
                 return Err(BadSuperblock::Fork(copy.sequence));
             }
@@ -271,5 +271,19 @@ mod tests {
         Superblock { parent: 99, ..first().successor() }.encode(&mut block);
         disk.write_at(&file, 0, &block).unwrap();
         assert_eq!(Superblock::read(&disk), Err(BadSuperblock::Fork(1)));
+    }
+
+    #[test]
+    fn the_highest_sequence_beside_a_lower_one_is_read() {
+        let disk = SimDisk::new(1);
+        let before = Superblock { sequence: u64::MAX - 1, ..first() };
+        before.create(&disk).unwrap();
+        let last = before.successor();
+        let file = disk.open(FILE_NAME).unwrap().unwrap();
+        let mut block = AlignedBuf::with_capacity(BLOCK_BYTES);
+        last.encode(&mut block);
+        disk.write_at(&file, 0, &block).unwrap();
+        disk.write_at(&file, BLOCK_BYTES as u64, &block).unwrap();
+        assert_eq!(Superblock::read(&disk), Ok(Some((last, 0))));
     }
 }

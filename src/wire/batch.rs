@@ -109,8 +109,12 @@ impl Header {
             && table >= BODY_START
             && table.is_multiple_of(8)
             && table + count * 8 == LOCAL_HEADER_BYTES + bytes;
-        let zxids = self.first_zxid >> 32 == u64::from(self.epoch) && self.first_zxid + u64::from(self.count) - 1 == self.last_zxid;
-        if fits && zxids { Ok(()) } else { Err(BadBatch::Shape) }
+        // Only a count that fits may be reckoned with: the header is not covered by a sum yet.
+        let zxids = || {
+            let last = self.first_zxid.checked_add(u64::from(self.count) - 1);
+            self.first_zxid >> 32 == u64::from(self.epoch) && last == Some(self.last_zxid)
+        };
+        if fits && zxids() { Ok(()) } else { Err(BadBatch::Shape) }
     }
 
     fn encode(&self, out: &mut [u8]) {
@@ -364,6 +368,18 @@ mod tests {
             let mut buf = copy(&batch);
             buf[bit / 8] ^= 1 << (bit % 8);
             assert!(Batch::check(buf).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn counts_and_zxids_that_do_not_add_up_are_refused() {
+        let mut builder = BatchBuilder::default();
+        builder.push(&txn(1 << 32 | 1, b"hello")).unwrap();
+        let sound = *close(&mut builder).header();
+        for (epoch, first_zxid, count) in [(0, 0, 0), (u32::MAX, u64::MAX, 2), (1, 1 << 32, u32::MAX)] {
+            let mut bytes = [0; HEADER_BYTES];
+            Header { epoch, first_zxid, count, ..sound }.encode(&mut bytes);
+            assert_eq!(Header::decode(&bytes), Err(BadBatch::Shape));
         }
     }
 
