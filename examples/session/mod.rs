@@ -47,7 +47,8 @@ where
 {
     loop {
         match attempt().await {
-            Err(zk::Error::ConnectionLoss) => sleep(Duration::from_millis(100)).await,
+            // A connection that is reset instead of closed comes through as the system's error.
+            Err(zk::Error::ConnectionLoss | zk::Error::Custom(_)) => sleep(Duration::from_millis(100)).await,
             answer => return answer,
         }
     }

@@ -1,4 +1,4 @@
-//! Stories of what surprises those who write a server for ZooKeeper's clients; `docs/compatibility.md` numbers them.
+//! Stories of what surprises those who write a server for ZooKeeper's clients.
 //! Refuses to repeat what the interop tests say with a client that we did not write.
 
 use super::*;
