@@ -25,21 +25,7 @@ struct Server {
 impl Server {
     fn new() -> Server {
         let auth = AuthConfig::default();
-        let config = ReplicaConfig {
-            server: 1,
-            shard: 0,
-            boot: 1,
-            auth: auth.clone(),
-            session_timeout_ms_min: 1000,
-            session_timeout_ms_max: 20_000,
-            connections_per_address_max: 0,
-            loopback_exempt: true,
-            connections_max: 0,
-            frame_bytes_max: 1 << 20,
-            handshake_timeout_ms: 10_000,
-            word_argument: |_| None,
-            requests_outstanding_max: 0,
-        };
+        let config = ReplicaConfig { auth: auth.clone(), ..ReplicaConfig::default() };
         let prepare = PrepareConfig { auth, extended_types_enabled: true, enforce_quota: false };
         let config_node =
             NodeConfig { cluster: 1, server: 1, boot: 1, epoch: 1, shards: 1, tick_ms: 1000, prepare, reap: ReapConfig::default() };

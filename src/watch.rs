@@ -360,16 +360,6 @@ impl Watches {
         self.data.watches + self.child_watches
     }
 
-    /// Paths that anybody watches.
-    pub fn path_count(&self) -> usize {
-        self.paths.len()
-    }
-
-    /// Connections that watch anything.
-    pub fn conn_count(&self) -> usize {
-        self.conns.len()
-    }
-
     /// Counts of the data table: what `wchs` shows.
     pub fn data_watches(&self) -> DataWatches {
         self.data

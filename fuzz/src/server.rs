@@ -43,18 +43,13 @@ pub struct Server {
 
 fn replica_config(shard: u16, auth: &AuthConfig) -> ReplicaConfig {
     ReplicaConfig {
-        server: 1,
         shard,
-        boot: 1,
         auth: auth.clone(),
         session_timeout_ms_min: 4000,
         session_timeout_ms_max: 40_000,
-        connections_per_address_max: 0,
-        loopback_exempt: true,
-        connections_max: 0,
         frame_bytes_max: falconer::limits::FRAME_BYTES_MAX,
-        handshake_timeout_ms: 10_000,
-        is_word: falconer::admin::fourletter::is_word,
+        word_argument: falconer::admin::fourletter::argument_bytes,
+        ..ReplicaConfig::default()
     }
 }
 

@@ -2,6 +2,7 @@
 //! handshake's phases and its own bounds, nothing of trees or sockets. Refuses to hold more than its limits: the
 //! Replica asks `may_execute` before every frame and the loop stops receiving when told to.
 
+use super::latency::Latency;
 use super::message::ConnId;
 use crate::limits::{
     HANDSHAKE_BYTES_MAX, HELD_BYTES_MAX, IDENTITIES_BYTES_MAX, INPUT_SLACK_BYTES, OUTPUT_BYTES_MAX, PENDING_REQUESTS_MAX,
@@ -118,9 +119,7 @@ pub struct ConnFigures {
     pub last_zxid: u64,
     pub last_response_ms: u64,
     pub last_latency_ms: u64,
-    pub min_latency_ms: u64,
-    pub max_latency_ms: u64,
-    pub latency_sum_ms: u64,
+    pub latency: Latency,
 }
 
 /// What stands at the start of the unread bytes.
@@ -307,14 +306,12 @@ impl Conn {
         sequence
     }
 
-    /// Counts an answered request.
+    /// Counts an answered request; returns how long it took, in ms.
     pub fn answered(&mut self, xid: i32, opcode: i32, zxid: u64, at_ms: u64, now_ms: u64) -> u64 {
         let latency_ms = now_ms.saturating_sub(at_ms);
         let figures = &mut self.figures;
         figures.sent += 1;
-        figures.min_latency_ms = if figures.sent == 1 { latency_ms } else { figures.min_latency_ms.min(latency_ms) };
-        figures.max_latency_ms = figures.max_latency_ms.max(latency_ms);
-        figures.latency_sum_ms += latency_ms;
+        figures.latency.record(latency_ms);
         figures.last_latency_ms = latency_ms;
         figures.last_response_ms = now_ms;
         (figures.last_opcode, figures.last_xid, figures.last_zxid) = (opcode, xid, zxid);

@@ -104,15 +104,6 @@ impl Deadlines {
         self.queue.extend(waiting_for_report);
         found
     }
-
-    /// Sessions with a clock.
-    pub fn len(&self) -> usize {
-        self.timers.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.timers.is_empty()
-    }
 }
 
 #[cfg(test)]
@@ -135,7 +126,7 @@ mod tests {
         assert_eq!(due(&mut d, 120), [1]);
         d.report(0, 151);
         assert_eq!(due(&mut d, 151), [2]);
-        assert!(d.is_empty());
+        assert!(d.timers.is_empty());
     }
 
     #[test]
@@ -174,6 +165,6 @@ mod tests {
         d.touch(1, 0, 100);
         d.report(1, 200);
         assert_eq!(due(&mut d, 110), [1]);
-        assert_eq!(d.len(), 0);
+        assert!(d.timers.is_empty());
     }
 }

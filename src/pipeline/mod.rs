@@ -5,6 +5,7 @@
 pub mod auth;
 pub mod conn;
 pub mod deadlines;
+pub mod latency;
 pub mod message;
 pub mod node;
 pub mod overlay;

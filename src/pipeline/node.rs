@@ -136,11 +136,6 @@ impl Node {
         self.last_proposed
     }
 
-    /// Proposed, not yet durable.
-    pub fn proposed_bytes(&self) -> usize {
-        self.proposed_bytes
-    }
-
     /// False: leave the rings alone until the disk has caught up.
     pub fn admits(&self) -> bool {
         self.proposed_bytes < PROPOSED_BYTES_MAX
@@ -364,11 +359,6 @@ impl Node {
         let mut all: Vec<_> = self.deadlines.all().collect();
         all.sort_unstable();
         all
-    }
-
-    /// Sessions whose clock runs.
-    pub fn sessions(&self) -> usize {
-        self.deadlines.len()
     }
 }
 

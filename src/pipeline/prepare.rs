@@ -104,8 +104,9 @@ fn check_version(current: i32, expected: i32) -> Result<i32, i32> {
 
 /// The parent's path of a path that a create or delete names, or BADARGUMENTS.
 fn parent_of(path: &str) -> Result<&str, i32> {
-    let Some(slash) = path.rfind('/').filter(|_| !path.contains('\0')) else { return Err(code::BAD_ARGUMENTS) };
-    Ok(if slash == 0 { "/" } else { &path[..slash] })
+    // "/" stands below itself here: its refusal comes later, from what it is.
+    let parent = if path == paths::ROOT { Some(paths::ROOT) } else { paths::parent(path) };
+    parent.filter(|_| !path.contains('\0')).ok_or(code::BAD_ARGUMENTS)
 }
 
 fn is_special(path: &str) -> bool {
@@ -150,6 +151,9 @@ impl Prepare {
     }
 
     fn fix_acl<'r>(&self, auth: &'r [u8], list: &AclList<'r>) -> Result<StoredAcl<'r>, i32> {
+        if list.is_open() {
+            return Ok(None);
+        }
         let ids = decode_ids(auth);
         if let Some(at) = list.null_id_at() {
             let before = auth::fix_acl(&self.config.auth, list.iter().take(at), ids.iter().copied());

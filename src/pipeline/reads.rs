@@ -166,18 +166,12 @@ impl Reads<'_> {
     fn multi_read<'r>(&mut self, ops: impl Iterator<Item = Request<'r>>, out: &mut Vec<u8>) -> Answer {
         for op in ops {
             let start = out.len();
-            let (kind, result) = match &op {
-                Request::GetData { path, .. } => {
-                    response::multi_header(out, opcode::GET_DATA, false, code::OK);
-                    (opcode::GET_DATA, self.get_data(path, false, out))
-                }
-                Request::GetChildren { path, .. } => {
-                    response::multi_header(out, opcode::GET_CHILDREN, false, code::OK);
-                    (opcode::GET_CHILDREN, self.get_children(path, false, false, out))
-                }
+            response::multi_header(out, op.opcode(), false, code::OK);
+            let result = match &op {
+                Request::GetData { path, .. } => self.get_data(path, false, out),
+                Request::GetChildren { path, .. } => self.get_children(path, false, false, out),
                 other => unreachable!("the decoder lets only reads into a multiRead, not {other:?}"),
             };
-            debug_assert!(kind > 0);
             if let Err(refused) = result {
                 out.truncate(start);
                 response::multi_error(out, refused);

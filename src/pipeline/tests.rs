@@ -56,19 +56,12 @@ impl Server {
     fn limited_with(requests_outstanding_max: u64, state: fn() -> State) -> Server {
         let auth = AuthConfig { digest_enabled: true, ..AuthConfig::default() };
         let shard = |shard| ReplicaConfig {
-            server: 1,
             shard,
-            boot: 1,
             auth: auth.clone(),
-            session_timeout_ms_min: 1000,
-            session_timeout_ms_max: 20_000,
             connections_per_address_max: 3,
-            loopback_exempt: true,
-            connections_max: 0,
-            frame_bytes_max: 1 << 20,
-            handshake_timeout_ms: 10_000,
             word_argument: |word| (word == *b"ruok").then_some(0),
             requests_outstanding_max,
+            ..ReplicaConfig::default()
         };
         let prepare = PrepareConfig { auth: auth.clone(), extended_types_enabled: true, enforce_quota: true };
         let config = NodeConfig {

@@ -55,11 +55,6 @@ impl FileDisk {
         Ok(FileDisk { data_dir, log_dir, direct, _locks: locks })
     }
 
-    /// Whether segments are open with O_DIRECT. Otherwise writes need RWF_DSYNC all the same.
-    pub fn is_direct(&self) -> bool {
-        self.direct
-    }
-
     /// The file of a slot, for the loop that writes frames. Without O_DSYNC: the loop asks for it with each write.
     pub fn segment(&self, slot: u32) -> Result<File, Errno> {
         self.options().open(self.full_path(&segment::file_name(slot))).map_err(errno)

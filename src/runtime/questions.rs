@@ -3,7 +3,7 @@
 //! Refuses to format: `admin` does, from plain numbers.
 
 use super::core::{CoreReport, Mail, Server};
-use super::sys;
+use super::{report, sys};
 use crate::admin::{Host, Latency, Lists, Mode, ServerStats, Settings, Traffic, fourletter};
 use crate::config::Config;
 use crate::pipeline::message::ConnId;
@@ -72,7 +72,7 @@ impl Desk {
         let pipeline = reports.iter().find(|r| r.core == self.server.pipeline).or(reports.first()).cloned().unwrap_or_default();
         let sum = |of: fn(&CoreReport) -> u64| reports.iter().map(of).sum::<u64>();
         let mut latency = Latency::default();
-        reports.iter().for_each(|report| latency.merge(measured(&report.figures)));
+        reports.iter().for_each(|report| latency.merge(report::measured(&report.figures.latency)));
         ServerStats {
             serving: self.server.is_serving(),
             mode: Mode::Standalone,
@@ -134,10 +134,6 @@ fn traffic(reports: &[CoreReport]) -> Traffic {
         sessionless_expired: sum(|f| f.sessionless_expired),
         watch_bytes: sum(|f| f.watch_bytes),
     }
-}
-
-fn measured(figures: &ShardFigures) -> Latency {
-    Latency { min_ms: figures.latency_min_ms, max_ms: figures.latency_max_ms, sum_ms: figures.latency_sum_ms, count: figures.latency_count }
 }
 
 fn directory_bytes(dir: &Path) -> u64 {

@@ -5,6 +5,7 @@ use super::core::{CoreReport, Now};
 use crate::admin::{ConnectionStats, Latency, Lists, SessionStats};
 use crate::limits::HANDSHAKE_TIMEOUT_MS;
 use crate::pipeline::conn::{Conn, Phase};
+use crate::pipeline::latency;
 use crate::pipeline::replica::Replica;
 use crate::wire::request::opcode;
 
@@ -59,12 +60,16 @@ fn watch_list(replica: &Replica) -> Vec<(i64, String)> {
     list
 }
 
+/// A measurement in the words of `admin`.
+pub fn measured(latency: &latency::Latency) -> Latency {
+    let latency::Latency { min_ms, max_ms, sum_ms, count } = *latency;
+    Latency { min_ms, max_ms, sum_ms, count }
+}
+
 /// A connection as `cons` shows it.
 fn particulars(conn: &Conn, now: Now) -> ConnectionStats {
     let figures = &conn.figures;
     let answered = figures.sent > 0;
-    let latency =
-        Latency { min_ms: figures.min_latency_ms, max_ms: figures.max_latency_ms, sum_ms: figures.latency_sum_ms, count: figures.sent };
     let session = (conn.phase == Phase::Open).then(|| SessionStats {
         id: conn.session,
         last_op: if answered { opcode::short_name(figures.last_opcode) } else { "NA" },
@@ -74,7 +79,7 @@ fn particulars(conn: &Conn, now: Now) -> ConnectionStats {
         last_zxid: if answered { figures.last_zxid as i64 } else { -1 },
         last_response_ms: figures.last_response_ms,
         last_latency_ms: figures.last_latency_ms,
-        latency,
+        latency: measured(&figures.latency),
     });
     ConnectionStats {
         peer: conn.peer,

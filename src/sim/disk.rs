@@ -3,6 +3,7 @@
 //! in sectors that were being written. Faults strike the n-th operation. Everything follows from the seed.
 //! Refuses to know what the files mean.
 
+use super::random::Dice;
 use crate::log::disk::{Disk, Errno};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -78,7 +79,7 @@ struct Inner {
     fault: Option<(u64, Fault)>,
     off: bool,
     full: bool,
-    random: u64,
+    dice: Dice,
 }
 
 /// One server's disk. Handles are numbers, so that a test may keep them across a power cut only by mistake.
@@ -89,15 +90,6 @@ pub struct SimDisk(RefCell<Inner>);
 pub struct SimFile(usize);
 
 impl Inner {
-    /// splitmix64.
-    fn random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
     /// Counts an operation that changes something; Some if it is to fail or to be the last one.
     fn strike(&mut self, allocates: bool) -> Result<Option<Fault>, Errno> {
         if self.off {
@@ -129,7 +121,7 @@ impl Inner {
         let ops = std::mem::take(&mut self.volatile_names);
         let mut names = std::mem::take(&mut self.durable_names);
         for op in ops {
-            if self.random().is_multiple_of(2) {
+            if self.dice.roll().is_multiple_of(2) {
                 Inner::apply_name(&mut names, &op);
             }
         }
@@ -142,7 +134,7 @@ impl Inner {
         let volatile = std::mem::take(&mut self.inodes[inode].volatile);
         let mut bytes = std::mem::take(&mut self.inodes[inode].durable);
         for op in volatile {
-            match (self.random() % 3, &op) {
+            match (self.dice.roll() % 3, &op) {
                 (0, _) => {}
                 (1, _) | (_, Volatile::Length(_)) => Inode::apply(&mut bytes, &op),
                 (_, Volatile::Write { offset, bytes: new }) => self.tear(&mut bytes, *offset, new),
@@ -155,10 +147,10 @@ impl Inner {
     fn tear(&mut self, bytes: &mut Vec<u8>, offset: u64, new: &[u8]) {
         let mut at = offset as usize;
         for sector in new.chunks(SECTOR) {
-            let kept = match self.random() % 8 {
+            let kept = match self.dice.roll() % 8 {
                 0..=3 => Some(sector.to_vec()),
                 4 => Some(vec![0; sector.len()]),
-                5 => Some((0..sector.len()).map(|_| self.random() as u8).collect()),
+                5 => Some((0..sector.len()).map(|_| self.dice.roll() as u8).collect()),
                 _ => None,
             };
             if let Some(kept) = kept {
@@ -192,7 +184,7 @@ impl SimDisk {
             fault: None,
             off: false,
             full: false,
-            random: seed,
+            dice: Dice::new(seed),
         }))
     }
 
@@ -211,11 +203,6 @@ impl SimDisk {
         self.0.borrow_mut().fault = Some((at, fault));
     }
 
-    /// Whether the power or the process is gone.
-    pub fn is_off(&self) -> bool {
-        self.0.borrow().off
-    }
-
     /// The end of [`Fault::Kill`].
     pub fn restart(&self) {
         let mut inner = self.0.borrow_mut();
@@ -226,7 +213,7 @@ impl SimDisk {
     /// Cuts the power, if it is still on, and turns it on again: what was volatile survives as `seed` will have it.
     pub fn power_on(&self, seed: u64) {
         let mut inner = self.0.borrow_mut();
-        inner.random = inner.random.rotate_left(17) ^ seed;
+        inner.dice.stir(seed);
         inner.power_on();
     }
 
@@ -237,7 +224,7 @@ impl SimDisk {
             let mut ops = std::mem::take(&mut inner.inodes[inode].volatile);
             for op in &mut ops {
                 if let Volatile::Write { bytes, .. } = op {
-                    bytes.fill_with(|| inner.random() as u8);
+                    bytes.fill_with(|| inner.dice.roll() as u8);
                 }
                 Inode::apply(&mut inner.inodes[inode].durable, op);
             }
@@ -342,7 +329,7 @@ impl Disk for SimDisk {
         let grows = offset + buf.len() as u64 > inner.inodes[file.0].current.len() as u64;
         let fault = inner.strike(grows)?;
         let done = match fault {
-            Some(Fault::Error(_)) => inner.random() as usize % (buf.len() + 1),
+            Some(Fault::Error(_)) => inner.dice.roll() as usize % (buf.len() + 1),
             _ => buf.len(),
         };
         inner.inodes[file.0].push(Volatile::Write { offset, bytes: buf[..done].to_vec() });
@@ -457,7 +444,7 @@ mod tests {
         let disk = SimDisk::new(1);
         disk.strike(1, Fault::PowerCut);
         assert!(disk.create("a").is_err());
-        assert!(disk.is_off() && disk.list().is_err());
+        assert_eq!(disk.list(), Err(POWER_OFF));
         disk.power_on(1);
         assert!(disk.list().is_ok());
     }

@@ -9,6 +9,11 @@ impl Dice {
         Dice(seed)
     }
 
+    /// Goes on with other numbers, which depend on all that came before and on `seed`.
+    pub fn stir(&mut self, seed: u64) {
+        self.0 = self.0.rotate_left(17) ^ seed;
+    }
+
     pub fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

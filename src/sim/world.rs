@@ -513,21 +513,7 @@ fn load(
 }
 
 fn replica_config(shard: u16, boot: u32) -> ReplicaConfig {
-    ReplicaConfig {
-        server: 1,
-        shard,
-        boot,
-        auth: AuthConfig::default(),
-        session_timeout_ms_min: 1000,
-        session_timeout_ms_max: 20_000,
-        connections_per_address_max: 0,
-        loopback_exempt: true,
-        connections_max: 0,
-        frame_bytes_max: 1 << 20,
-        handshake_timeout_ms: 10_000,
-        word_argument: |_| None,
-        requests_outstanding_max: 0,
-    }
+    ReplicaConfig { shard, boot, ..ReplicaConfig::default() }
 }
 
 fn node_config(plan: &Plan, found: &Recovered) -> NodeConfig {

@@ -80,11 +80,6 @@ impl AclTable {
         self.lists.get(id.0).hash
     }
 
-    /// Lists in use.
-    pub(super) fn len(&self) -> usize {
-        self.lists.len()
-    }
-
     /// The number of this list with one more reference.
     pub(super) fn intern<'a>(&mut self, entries: impl Iterator<Item = Entry<'a>> + Clone) -> AclId {
         let hash = content_hash(entries.clone());
@@ -199,6 +194,6 @@ mod tests {
         assert!(table.define(AclId(3), list.clone()));
         assert!(!table.define(AclId(4), list) && !table.define(AclId(3), vec![]));
         assert_eq!(table.intern([(2, "ip", "10.0.0.1")].into_iter()), AclId(1));
-        assert_eq!(table.len(), 3);
+        assert_eq!(table.lists.len(), 3);
     }
 }

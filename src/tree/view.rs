@@ -58,11 +58,6 @@ impl State {
         self.acls.get(id)
     }
 
-    /// Different lists in use.
-    pub fn acl_count(&self) -> usize {
-        self.acls.len()
-    }
-
     /// Znodes, the four system nodes included. ZooKeeper counts its root twice and shows one more.
     pub fn node_count(&self) -> usize {
         self.nodes.len()

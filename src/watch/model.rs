@@ -157,8 +157,8 @@ fn compare(watches: &Watches, model: &Model) {
     let counts = DataWatches { conns: conns(&[data]).len(), paths: data.len(), watches: model.data.size() };
     assert_eq!(watches.data_watches(), counts);
     assert_eq!(watches.watch_count(), counts.watches + model.child.size());
-    assert_eq!(watches.path_count(), data.keys().chain(child.keys()).collect::<BTreeSet<_>>().len());
-    assert_eq!(watches.conn_count(), conns(&[data, child]).len());
+    assert_eq!(watches.paths.len(), data.keys().chain(child.keys()).collect::<BTreeSet<_>>().len());
+    assert_eq!(watches.conns.len(), conns(&[data, child]).len());
     assert_eq!(watches.is_empty(), data.is_empty() && child.is_empty());
     let mut listed = BTreeSet::new();
     watches.for_each_data(|conn, path| assert!(listed.insert((path.to_owned(), conn.0))));
@@ -210,7 +210,7 @@ fn a_deletion_is_told_once_and_uses_up_both_watches() {
     assert_eq!(fire(&mut watches, "/a/b", 1), told);
     assert_eq!(fire(&mut watches, "/a/b", 1), [event(2, event::NODE_DELETED)]);
     watches.drop_conn(ConnId(2));
-    assert!(watches.is_empty() && watches.recursive.is_empty() && watches.path_count() == 0);
+    assert!(watches.is_empty() && watches.recursive.is_empty() && watches.paths.len() == 0);
 }
 
 #[test]

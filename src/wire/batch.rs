@@ -181,10 +181,6 @@ impl BatchBuilder {
         self.offsets.len()
     }
 
-    pub fn last_zxid(&self) -> u64 {
-        self.last_zxid
-    }
-
     /// Appends a transaction; its zxid must follow the last one. An empty builder grows to take one large transaction.
     pub fn push(&mut self, txn: &Txn<'_>) -> Result<(), Full> {
         assert!(self.is_empty() || txn.zxid == self.last_zxid + 1, "zxids in a batch are consecutive");

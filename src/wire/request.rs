@@ -417,6 +417,11 @@ impl<'a> AclList<'a> {
         AclList::read(&mut Reader::new(raw))
     }
 
+    /// Whether these are the very bytes of [`OPEN_ACL`], as nearly every client sends them.
+    pub fn is_open(&self) -> bool {
+        self.raw == OPEN_ACL.raw
+    }
+
     /// How many entries stand before the first whose id is null although its scheme is one that reads it. ZooKeeper
     /// fails on such an entry with MARSHALLINGERROR instead of INVALIDACL.
     pub fn null_id_at(&self) -> Option<usize> {

@@ -1,8 +1,9 @@
 //! The power goes at every disk operation of a history, and again while the server starts. Every error at every operation.
 
-use super::world::{Dice, Model, Server, start};
+use super::world::{Model, Server, start};
 use crate::log::disk::Errno;
 use crate::sim::disk::{Fault, SimDisk};
+use crate::sim::random::Dice;
 
 const STEPS: u32 = 180;
 const SEEDS: std::ops::Range<u64> = 1..4;
@@ -15,17 +16,17 @@ fn ops(seed: u64) -> u64 {
 }
 
 fn power_back(disk: &SimDisk, dice: &mut Dice) {
-    match dice.roll(4) {
+    match dice.below(4) {
         0 => disk.power_on_worst(),
-        _ => disk.power_on(dice.roll(u64::MAX)),
+        _ => disk.power_on(dice.roll()),
     }
 }
 
 /// Turns the power on and, one time in two, off again at one of the first operations of the next start.
 fn power_on(disk: &SimDisk, model: &mut Model, dice: &mut Dice) {
     power_back(disk, dice);
-    while dice.roll(2) == 0 {
-        disk.strike(disk.ops() + 1 + dice.roll(8), Fault::PowerCut);
+    while dice.below(2) == 0 {
+        disk.strike(disk.ops() + 1 + dice.below(8) as u64, Fault::PowerCut);
         if let Ok(found) = start(disk, model) {
             model.restart(disk, &found);
         }
@@ -38,7 +39,7 @@ fn story(seed: u64, at: u64, fault: Fault, subset: u64) {
     let disk = SimDisk::new(subset);
     disk.strike(at, fault);
     assert!(Server::run(&disk, &mut model, seed, STEPS).is_err(), "seed {seed}, operation {at}: {fault:?} went unnoticed");
-    let mut dice = Dice(at << 32 | subset);
+    let mut dice = Dice::new(at << 32 | subset);
     if fault == Fault::Kill {
         disk.restart();
         let found = start(&disk, &mut model).unwrap();

@@ -7,6 +7,7 @@ use crate::log::recovery::{self, Format, Recovered, RecoveryError};
 use crate::log::segment::file_name;
 use crate::log::snapshot::{BadSnapshot, SnapshotFile};
 use crate::log::{Effect, Failure, Job, Journal, LogConfig};
+use crate::sim::random::Dice;
 use crate::wire::aligned::AlignedBuf;
 use crate::wire::batch::{Batch, BatchBuilder, Position};
 use crate::wire::txn::{Change, Op, Origin, Txn};
@@ -18,19 +19,6 @@ pub const FORMAT: Format = Format { cluster: CLUSTER, server: 1, incarnation: 77
 
 pub const CONFIG: LogConfig =
     LogConfig { slots: 3, snapshot_payload_bytes: 70 << 10, snapshot_txns: 50, snapshots_retained: 2, mark_idle_ms: 5, retry_ms: 100 };
-
-/// splitmix64, so that a seed means the same for ever.
-pub struct Dice(pub u64);
-
-impl Dice {
-    pub fn roll(&mut self, below: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % below
-    }
-}
 
 /// Every batch of the history so far: its position and its bytes.
 #[derive(Clone, Default)]
@@ -128,7 +116,7 @@ pub struct Server<'d, D: Disk> {
 impl<'d, D: Disk> Server<'d, D> {
     pub fn new(disk: &'d D, found: &Recovered, seed: u64) -> Server<'d, D> {
         let journal = Journal::new(found, CONFIG, u128::from(seed));
-        Server { disk, journal, now_ms: 1000, jobs: Vec::new(), dice: Dice(seed), snapshot: None }
+        Server { disk, journal, now_ms: 1000, jobs: Vec::new(), dice: Dice::new(seed), snapshot: None }
     }
 
     /// A start and `steps` random steps. Err when the process would end.
@@ -151,7 +139,7 @@ impl<'d, D: Disk> Server<'d, D> {
     }
 
     fn step(&mut self, model: &mut Model) -> Result<(), Failure> {
-        match self.dice.roll(16) {
+        match self.dice.below(16) {
             0..=8 => self.append_random(model),
             9 | 10 => self.tick(model, 10),
             11..=14 => self.background(model),
@@ -160,10 +148,10 @@ impl<'d, D: Disk> Server<'d, D> {
     }
 
     pub fn append_random(&mut self, model: &mut Model) -> Result<(), Failure> {
-        let sizes: Vec<usize> = match self.dice.roll(8) {
-            0 => vec![20_000 + self.dice.roll(30_000) as usize],
-            1 | 2 => vec![10; 1 + self.dice.roll(20) as usize],
-            _ => vec![self.dice.roll(6000) as usize],
+        let sizes: Vec<usize> = match self.dice.below(8) {
+            0 => vec![20_000 + self.dice.below(30_000)],
+            1 | 2 => vec![10; 1 + self.dice.below(20)],
+            _ => vec![self.dice.below(6000)],
         };
         let zxid = model.tail().zxid + 1;
         self.append(model, batch_of(model.tail(), zxid, &sizes))

@@ -63,9 +63,7 @@ impl Replica {
     fn complete(&mut self, conn: &mut Conn, txn: &ArchivedTxn<'_>, applied: &Applied<'_>) {
         let Some(Submitted { xid, opcode: op, at_ms, .. }) = self.take_submitted(conn, txn.origin.sequence.to_native()) else { return };
         let zxid = txn.zxid.to_native();
-        if conn.output.capacity() == 0 {
-            conn.output = self.spare_outputs.pop().unwrap_or_default();
-        }
+        self.lend_output(conn);
         let out = &mut conn.output;
         match &txn.op {
             ArchivedOp::CreateSession { .. } | ArchivedOp::AttachSession { .. } => self.attached(conn, txn.session.to_native()),

@@ -2,6 +2,7 @@
 //! Refuses to decide anything by these numbers, but for the one of requests in progress.
 
 use super::super::conn::{Conn, ConnFigures};
+use super::super::latency::Latency;
 use super::Replica;
 
 /// Figures of a shard, for the admin plane.
@@ -11,10 +12,7 @@ pub struct ShardFigures {
     pub received: u64,
     pub sent: u64,
     pub outstanding: u64,
-    pub latency_min_ms: u64,
-    pub latency_max_ms: u64,
-    pub latency_sum_ms: u64,
-    pub latency_count: u64,
+    pub latency: Latency,
     /// Bytes of all frames, lengths included.
     pub bytes_received: u64,
     pub connection_requests: u64,
@@ -42,11 +40,7 @@ impl Replica {
 
     pub(super) fn answered(&mut self, conn: &mut Conn, xid: i32, op: i32, at_ms: u64) {
         let latency_ms = conn.answered(xid, op, self.state.applied(), at_ms, self.now_ms);
-        let figures = &mut self.figures;
-        figures.sent += 1;
-        figures.latency_min_ms = if figures.latency_count == 0 { latency_ms } else { figures.latency_min_ms.min(latency_ms) };
-        figures.latency_max_ms = figures.latency_max_ms.max(latency_ms);
-        figures.latency_sum_ms += latency_ms;
-        figures.latency_count += 1;
+        self.figures.sent += 1;
+        self.figures.latency.record(latency_ms);
     }
 }

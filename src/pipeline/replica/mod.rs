@@ -13,7 +13,7 @@ use super::auth::{self, AuthConfig};
 use super::conn::{Conn, Connect, Frame, Identities, Phase};
 use super::message::{ConnId, Down, Submit, Up};
 use super::reads::{self, After, Reads};
-use crate::limits::{SUBMITS_BYTES_MAX, WATCHES_PER_SHARD_MAX};
+use crate::limits::{HANDSHAKE_TIMEOUT_MS, SUBMITS_BYTES_MAX, WATCHES_PER_SHARD_MAX};
 use crate::tree::State;
 use crate::watch::Watches;
 use crate::wire::jute;
@@ -25,7 +25,7 @@ use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-/// Settings of a shard.
+/// Settings of a shard. By default those of a server of its own, without limits on connections.
 #[derive(Clone, Debug)]
 pub struct ReplicaConfig {
     pub server: u16,
@@ -46,6 +46,26 @@ pub struct ReplicaConfig {
     pub word_argument: fn([u8; 4]) -> Option<usize>,
     /// Requests in progress on the whole server beyond which a connection that has some is not read on; 0 for no limit.
     pub requests_outstanding_max: u64,
+}
+
+impl Default for ReplicaConfig {
+    fn default() -> ReplicaConfig {
+        ReplicaConfig {
+            server: 1,
+            shard: 0,
+            boot: 1,
+            auth: AuthConfig::default(),
+            session_timeout_ms_min: 1000,
+            session_timeout_ms_max: 20_000,
+            connections_per_address_max: 0,
+            loopback_exempt: true,
+            connections_max: 0,
+            frame_bytes_max: 1 << 20,
+            handshake_timeout_ms: HANDSHAKE_TIMEOUT_MS,
+            word_argument: |_| None,
+            requests_outstanding_max: 0,
+        }
+    }
 }
 
 /// How many connections there are already, when a new one is accepted.
@@ -164,17 +184,9 @@ impl Replica {
 
     /// A new socket. None: too many connections; close it.
     pub fn accept(&mut self, peer: SocketAddr, census: Census, entropy: [u8; 16]) -> Option<ConnId> {
-        let config = &self.config;
-        let exempt = config.loopback_exempt && peer.ip().to_canonical().is_loopback();
-        let per_address = config.connections_per_address_max;
-        if per_address > 0 && !exempt && census.from_address >= per_address {
+        if let Some(why) = self.refusal(peer, census) {
             self.figures.connections_rejected += 1;
-            tracing::warn!("too many connections from {} (maxClientCnxns {per_address})", peer.ip());
-            return None;
-        }
-        if config.connections_max > 0 && census.total >= config.connections_max {
-            self.figures.connections_rejected += 1;
-            tracing::warn!("too many connections (maxCnxns {}), refused one from {peer}", config.connections_max);
+            tracing::warn!("{peer}: refused, {why}");
             return None;
         }
         let slot = self.free.pop().unwrap_or_else(|| {
@@ -187,6 +199,18 @@ impl Replica {
         self.handshaking.push_back((self.now_ms + self.config.handshake_timeout_ms, id));
         self.figures.connections += 1;
         Some(id)
+    }
+
+    /// Why a new connection is too many, if it is.
+    fn refusal(&self, peer: SocketAddr, census: Census) -> Option<String> {
+        let config = &self.config;
+        let exempt = config.loopback_exempt && peer.ip().to_canonical().is_loopback();
+        let per_address = if exempt { 0 } else { config.connections_per_address_max };
+        if per_address > 0 && census.from_address >= per_address {
+            return Some(format!("too many connections from this address (maxClientCnxns {per_address})"));
+        }
+        let most = config.connections_max;
+        (most > 0 && census.total >= most).then(|| format!("too many connections (maxCnxns {most})"))
     }
 
     /// The socket is gone.
@@ -221,6 +245,10 @@ impl Replica {
         if slot.as_ref()?.id == id { slot.take() } else { None }
     }
 
+    fn conn_mut(&mut self, id: ConnId) -> Option<&mut Conn> {
+        self.conns.get_mut(id.slot())?.as_deref_mut().filter(|conn| conn.id == id)
+    }
+
     fn put(&mut self, conn: Box<Conn>) {
         let slot = conn.id.slot();
         debug_assert!(self.conns[slot].is_none());
@@ -244,7 +272,7 @@ impl Replica {
 
     /// Takes the bytes to send, in order. Nothing more is given out for this connection until `sent`.
     pub fn take_output(&mut self, id: ConnId) -> Vec<u8> {
-        let Some(conn) = self.conns.get_mut(id.slot()).and_then(|c| c.as_mut()).filter(|c| c.id == id) else { return Vec::new() };
+        let Some(conn) = self.conn_mut(id) else { return Vec::new() };
         conn.flush_queued = false;
         conn.event_bytes = 0;
         let output = std::mem::take(&mut conn.output);
@@ -262,6 +290,13 @@ impl Replica {
             conn.in_flight = 0;
             replica.run(conn);
         });
+    }
+
+    /// A connection that is about to answer gets a buffer that another one has used before.
+    fn lend_output(&mut self, conn: &mut Conn) {
+        if conn.output.capacity() == 0 {
+            conn.output = self.spare_outputs.pop().unwrap_or_default();
+        }
     }
 
     /// Bytes from a socket.
@@ -316,9 +351,7 @@ impl Replica {
     /// Executes whole frames at the start of `bytes`; returns how many bytes they took.
     fn execute(&mut self, conn: &mut Conn, bytes: &[u8]) -> usize {
         let mut used = 0;
-        if conn.output.capacity() == 0 {
-            conn.output = self.spare_outputs.pop().unwrap_or_default();
-        }
+        self.lend_output(conn);
         while self.may_execute(conn) {
             match conn.frame(&bytes[used..], self.config.frame_bytes_max, self.config.word_argument) {
                 Frame::Whole(frame) => {

@@ -65,11 +65,10 @@ impl Replica {
         }
         self.unpark();
         for id in std::mem::take(&mut self.touched) {
-            let conn = self.conns.get_mut(id.slot()).and_then(|c| c.as_mut()).filter(|c| c.id == id);
-            if let Some(conn) = conn {
-                conn.touched = false;
-                Up::Touch { session: conn.session }.encode(&mut self.submits);
-            }
+            let Some(conn) = self.conn_mut(id) else { continue };
+            conn.touched = false;
+            let session = conn.session;
+            Up::Touch { session }.encode(&mut self.submits);
         }
         Up::Report { at_ms: now_ms }.encode(&mut self.submits);
     }

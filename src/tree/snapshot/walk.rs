@@ -82,11 +82,6 @@ impl State {
         self.walk.as_ref().map(|walk| walk.zxid)
     }
 
-    /// How much of the snapshot being written is done, in nodes: (done, all).
-    pub fn snapshot_progress(&self) -> Option<(u64, u64)> {
-        self.walk.as_ref().map(|walk| (walk.nodes - walk.nodes_left, walk.nodes))
-    }
-
     /// Gives the snapshot up.
     pub fn cancel_snapshot(&mut self) {
         self.walk = None;
