@@ -14,12 +14,16 @@
 
 pub mod limits;
 
+pub mod marks;
+
 pub mod wire;
 
 pub mod tree;
 pub mod watch;
 
 pub mod log;
+
+pub mod zab;
 
 pub mod pipeline;
 

@@ -57,6 +57,14 @@ pub const WATCHES_PER_SHARD_MAX: usize = 10_000_000;
 pub const SUBMIT_RING_BYTES: usize = 4 << 20;
 /// Messages in the ring from the pipeline to one shard.
 pub const DOWN_RING_SLOTS: usize = 8192;
+/// Bytes of a snapshot in one message between servers.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
+/// The largest message between servers: one batch and a few fields.
+pub const PEER_FRAME_BYTES_MAX: usize = TXN_BYTES_MAX + BATCH_BYTES_POOLED + BLOCK_BYTES;
+/// Batches that were sent to a peer and not acknowledged, beyond which it is fed from the log instead.
+pub const PEER_WINDOW_BYTES: usize = 8 << 20;
+/// Batches that a peer gets from the log in one go.
+pub const FEED_BYTES: usize = 1 << 20;
 
 const _: () = assert!(FRAME_BYTES_MAX < FRAME_BYTES_CEILING);
 const _: () = assert!(FRAME_BYTES_CEILING + ACL_BYTES_MAX + (1 << 20) < TXN_BYTES_MAX);

@@ -34,3 +34,11 @@ pub(crate) mod tests;
 
 pub use journal::{Effect, Failure, Frame, Journal, OpId};
 pub use space::{Job, LogConfig};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Promise {
+    pub epoch: u32,
+    pub to: u64,
+    pub cluster: u128,
+    pub member: bool,
+}

@@ -1,0 +1,301 @@
+//! Looking for a leader, and standing for it. The pre-vote round asks without promising anything, so a server that nobody
+//! misses disturbs nobody; then one durable promise per epoch decides. Of equals the one with the highest id goes first.
+//! Refuses to stand while the disk owes an answer: what is told must be on the medium.
+
+use super::message::{Message, Term};
+use super::positions::epoch as epoch_of;
+use super::{Change, Effect, Role, Zab};
+use crate::log::Promise;
+use crate::wire::batch::Position;
+use std::collections::BTreeMap;
+
+/// No promise may jump further: a broken or hostile peer cannot use up the epochs.
+const EPOCH_JUMP_MAX: u32 = 1 << 20;
+/// After so many rounds without a leader a server no longer insists that of equals it goes first.
+const PATIENT_ROUNDS: u32 = 2;
+
+/// What a peer said to our pre-vote.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reply {
+    pub granted: bool,
+    pub member: bool,
+    pub promised: u32,
+    pub last: Position,
+}
+
+pub(super) struct Looking {
+    /// When to ask (again).
+    pub fire_ms: u64,
+    round: u64,
+    replies: BTreeMap<u16, Reply>,
+    rounds_failed: u32,
+}
+
+impl Looking {
+    pub fn new(fire_ms: u64) -> Looking {
+        Looking { fire_ms, round: 0, replies: BTreeMap::new(), rounds_failed: 0 }
+    }
+}
+
+pub(super) struct Candidate {
+    pub epoch: u32,
+    term: Term,
+    /// The epoch that it leads already, if it only wants the next one.
+    pub renews: Option<u32>,
+    /// Whose promise is on the medium, with what they have.
+    granted: BTreeMap<u16, (bool, Vec<Position>)>,
+    called: bool,
+    /// When to call again those who have not answered, and when to give up.
+    pub next_ms: u64,
+    pub until_ms: u64,
+}
+
+impl Zab {
+    fn is_voter(&self) -> bool {
+        self.config.ensemble.is_voter(self.me())
+    }
+
+    /// Whether there is no history here.
+    fn is_empty(&self) -> bool {
+        self.appended().zxid == 0
+    }
+
+    pub(super) fn looking_tick(&mut self) {
+        let Role::Looking(looking) = &self.role else { return };
+        if self.now_ms >= looking.fire_ms && self.is_voter() && self.promising.is_none() {
+            self.ask();
+        }
+    }
+
+    /// Starts a round of pre-votes.
+    fn ask(&mut self) {
+        let wait_ms = self.config.election_timeout_ms + self.roll(self.config.election_timeout_ms);
+        let settled = self.settled();
+        let (member, promised, last) = (self.promise.member, self.promise.epoch, self.durable);
+        let (now_ms, me, round_seed) = (self.now_ms, self.me(), self.roll(u64::MAX));
+        let Role::Looking(looking) = &mut self.role else { return };
+        looking.fire_ms = now_ms + wait_ms;
+        if !settled {
+            return;
+        }
+        looking.rounds_failed += 1;
+        looking.round = round_seed;
+        looking.replies.clear();
+        looking.replies.insert(me, Reply { granted: true, member, promised, last });
+        self.broadcast(&Message::PreVote { round: round_seed, last }, |_| true);
+        self.weigh_replies();
+    }
+
+    /// Somebody asks whether we would vote for it.
+    pub(super) fn pre_vote(&mut self, peer: u16, round: u64, last: Position) {
+        if matches!(self.role, Role::Leader(_)) {
+            self.forget_learner(peer);
+            return self.invite(peer);
+        }
+        let granted = self.would_vote(peer, last) && self.yields_to(peer, last);
+        let (member, promised, durable) = (self.promise.member, self.promise.epoch, self.durable);
+        self.send(peer, &Message::PreVoteReply { round, granted, member, promised, last: durable });
+    }
+
+    /// Whether a vote for `peer` would be right: its history is not shorter, and no leader is alive.
+    fn would_vote(&self, peer: u16, last: Position) -> bool {
+        let live = match &self.role {
+            Role::Follower(f) => f.leader != peer && self.now_ms < f.heard_ms + self.config.election_timeout_ms,
+            Role::Leader(_) => true,
+            Role::Looking(_) | Role::Candidate(_) => false,
+        };
+        let fork = last.zxid == self.durable.zxid && last.chain != self.durable.chain;
+        if fork {
+            tracing::error!("server {peer} has another history up to the same zxid 0x{:x}: one of the two disks lies", last.zxid);
+        }
+        self.is_voter() && self.config.ensemble.is_voter(peer) && !live && !fork && last.zxid >= self.durable.zxid
+    }
+
+    /// Of two that look and have the same history, the one with the higher id goes first, for a while.
+    fn yields_to(&mut self, peer: u16, last: Position) -> bool {
+        let me = self.me();
+        let equal = last.zxid == self.durable.zxid && peer < me;
+        let now_ms = self.now_ms;
+        match &mut self.role {
+            Role::Looking(looking) if equal && looking.rounds_failed < PATIENT_ROUNDS => {
+                if looking.rounds_failed == 0 {
+                    looking.fire_ms = now_ms;
+                }
+                false
+            }
+            Role::Candidate(_) => false,
+            _ => true,
+        }
+    }
+
+    pub(super) fn pre_vote_reply(&mut self, peer: u16, round: u64, reply: Reply) {
+        let Role::Looking(looking) = &mut self.role else { return };
+        if looking.round == round && looking.round != 0 {
+            looking.replies.insert(peer, reply);
+            self.weigh_replies();
+        }
+    }
+
+    /// Stands for election once enough would vote.
+    fn weigh_replies(&mut self) {
+        let Role::Looking(looking) = &self.role else { return };
+        let ensemble = &self.config.ensemble;
+        let replies = &looking.replies;
+        let member = |server| replies.get(&server).is_some_and(|r| r.granted && r.member);
+        let nobody_has_any = |server| replies.get(&server).is_some_and(|r| r.granted && r.last.zxid == 0);
+        let term = if self.promise.member && ensemble.is_quorum(member) {
+            Term::Vote
+        } else if self.is_empty() && ensemble.voters().all(nobody_has_any) {
+            Term::Bootstrap
+        } else {
+            return;
+        };
+        let highest = replies.values().map(|r| r.promised).max().unwrap_or(0).max(self.promise.epoch);
+        if highest - self.promise.epoch <= EPOCH_JUMP_MAX && self.promising.is_none() {
+            self.stand(highest + 1, term, None);
+        }
+    }
+
+    /// Promises the epoch to itself; the call goes out when that is on the medium.
+    pub(super) fn stand(&mut self, epoch: u32, term: Term, renews: Option<u32>) {
+        crate::mark!("stands for election");
+        let until_ms = self.now_ms + 2 * self.config.election_timeout_ms;
+        let next_ms = self.now_ms + self.config.heartbeat_ms;
+        self.role = Role::Candidate(Candidate { epoch, term, renews, granted: BTreeMap::new(), called: false, next_ms, until_ms });
+        let member = self.promise.member || term == Term::Bootstrap;
+        self.start_promise(Promise { epoch, to: u64::from(self.me()), cluster: self.promise.cluster, member });
+    }
+
+    pub(super) fn candidate_tick(&mut self) {
+        let (now_ms, beat_ms) = (self.now_ms, self.config.heartbeat_ms);
+        let Role::Candidate(candidate) = &mut self.role else { return };
+        if now_ms >= candidate.until_ms {
+            return self.look(false);
+        }
+        if now_ms >= candidate.next_ms {
+            candidate.next_ms = now_ms + beat_ms;
+            self.call_all();
+        }
+    }
+
+    /// Calls for votes, once our own is on the medium and with it everything that we claim to have.
+    pub(super) fn call_all(&mut self) {
+        let (promised, settled) = (self.promise.epoch, self.settled());
+        let (me, table) = (self.me(), self.positions.epochs());
+        let Role::Candidate(candidate) = &mut self.role else { return };
+        if promised != candidate.epoch || !settled {
+            return;
+        }
+        candidate.called = true;
+        candidate.granted.insert(me, (true, table));
+        for peer in self.up.iter().copied().collect::<Vec<_>>() {
+            self.call(peer);
+        }
+        self.count_votes();
+    }
+
+    pub(super) fn call(&mut self, peer: u16) {
+        let Role::Candidate(candidate) = &self.role else { return };
+        if candidate.called && !candidate.granted.contains_key(&peer) && self.config.ensemble.is_voter(peer) {
+            let (epoch, term) = (candidate.epoch, candidate.term);
+            let (cluster, last) = (self.promise.cluster, self.durable);
+            self.send(peer, &Message::NewEpoch { epoch, term, cluster, last });
+        }
+    }
+
+    /// A candidate calls, or a leader invites.
+    pub(super) fn new_epoch(&mut self, peer: u16, epoch: u32, term: Term, cluster: u128, last: Position) {
+        if matches!(&self.role, Role::Follower(f) if f.epoch == epoch && f.leader == peer) {
+            return; // on the way already
+        }
+        if self.promising.is_some() || !self.config.ensemble.is_voter(peer) {
+            return; // it calls again
+        }
+        let again = epoch == self.promise.epoch && self.promise.to == u64::from(peer);
+        let free = epoch > self.promise.epoch && epoch - self.promise.epoch <= EPOCH_JUMP_MAX;
+        let stranger = cluster != self.promise.cluster;
+        let granted = match term {
+            Term::Established => epoch >= self.promise.epoch && (!stranger || self.is_empty()),
+            Term::Bootstrap => (again || free) && self.is_empty() && self.would_vote(peer, last),
+            Term::Vote => (again || free) && !stranger && self.promise.member && self.would_vote(peer, last),
+        };
+        if !granted {
+            let (member, promised, table) = (self.promise.member, self.promise.epoch, self.positions.epochs());
+            return self.send(peer, &Message::AckEpoch { epoch, granted: false, member, promised, table });
+        }
+        self.follow(peer, epoch);
+        let member = self.promise.member || term == Term::Bootstrap;
+        let promise = Promise { epoch, to: u64::from(peer), cluster, member };
+        if promise == self.promise { self.ack_epoch() } else { self.start_promise(promise) }
+    }
+
+    /// A voter's promise is on its medium.
+    pub(super) fn epoch_granted(&mut self, peer: u16, epoch: u32, member: bool, table: &[Position]) {
+        match &mut self.role {
+            Role::Candidate(candidate) if candidate.epoch == epoch && candidate.called => {
+                candidate.granted.insert(peer, (member, table.to_vec()));
+                self.count_votes();
+            }
+            Role::Leader(leader) if leader.epoch == epoch => self.start_sync(peer, member, table),
+            _ => {}
+        }
+    }
+
+    fn count_votes(&mut self) {
+        let Role::Candidate(candidate) = &self.role else { return };
+        let ensemble = &self.config.ensemble;
+        let voted = |server| candidate.granted.get(&server).is_some_and(|(member, _)| *member);
+        let enough = match candidate.term {
+            Term::Bootstrap => ensemble.voters().all(voted),
+            Term::Vote | Term::Established => ensemble.is_quorum(voted),
+        };
+        if enough {
+            let Role::Candidate(candidate) = std::mem::replace(&mut self.role, Role::Looking(Looking::new(0))) else { return };
+            self.lead(candidate.epoch, candidate.renews);
+            for (peer, (member, table)) in candidate.granted {
+                self.start_sync(peer, member, &table);
+            }
+        }
+    }
+
+    /// A refusal may show an epoch beyond ours.
+    pub(super) fn epoch_refused(&mut self, peer: u16, epoch: u32, promised: u32) {
+        match &mut self.role {
+            Role::Candidate(candidate) if candidate.epoch == epoch && promised >= epoch => self.look(false),
+            Role::Leader(leader) if leader.epoch == epoch && promised > epoch && self.config.ensemble.is_voter(peer) => {
+                leader.renew_to = leader.renew_to.max(Some(promised + 1));
+            }
+            _ => {}
+        }
+    }
+
+    /// Asks for a leader's next epoch: the counter is nearly used up.
+    pub fn renew_soon(&mut self) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.renew_to = leader.renew_to.max(Some(leader.epoch + 1));
+        }
+    }
+
+    /// Whether the leader must go on to another epoch. It proposes nothing more, and once everything proposed is in the log
+    /// and durable [`Zab::renew`] is called. No client notices.
+    pub fn wants_renewal(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.renew_to.is_some())
+    }
+
+    pub fn renew(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+        let Role::Leader(leader) = &self.role else { return };
+        if let Some(epoch) = leader.renew_to.filter(|_| self.settled() && self.promising.is_none()) {
+            crate::mark!("a leader renews its epoch");
+            let old = leader.epoch;
+            self.stand(epoch.max(self.promise.epoch + 1), Term::Vote, Some(old));
+        }
+    }
+
+    fn lead(&mut self, epoch: u32, renewed: Option<u32>) {
+        assert_eq!((self.promise.epoch, self.promise.to), (epoch, u64::from(self.me())), "a leader's own promise is durable");
+        assert!(epoch > epoch_of(self.appended().zxid), "an epoch is never used twice");
+        self.role = Role::Leader(Box::new(super::leader::Leader::new(epoch, renewed, self.now_ms)));
+        self.effects.push_back(Effect::Change(Change::Lead { epoch }));
+    }
+}

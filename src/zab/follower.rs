@@ -1,0 +1,246 @@
+//! Following: promise the epoch, say what is on the medium, cut or fetch what the leader says, then take its batches in
+//! order and acknowledge what the disk has confirmed. Refuses to acknowledge anything else, and to cut what is committed.
+
+use super::message::{BatchBytes, Message, Sync};
+use super::positions::epoch as epoch_of;
+use super::{Change, Effect, Role, Zab};
+use crate::limits::SNAPSHOT_CHUNK_BYTES;
+use crate::log::snapshot::SnapshotPointer;
+use crate::wire::batch::{Batch, Position};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// The promise, or what the log was given before, is on its way to the medium.
+    Promising,
+    /// The leader knows what we have.
+    Joined,
+    /// Fetching a snapshot.
+    Snapshot(SnapshotPointer),
+    /// Takes batches.
+    Active,
+}
+
+pub(super) struct Follower {
+    pub epoch: u32,
+    pub leader: u16,
+    stage: Stage,
+    /// What the leader says is committed; may be ahead of our log.
+    told: u64,
+    round: u64,
+    pub heard_ms: u64,
+    pub ack_due: bool,
+    /// Its (e,0) is committed here.
+    pub serving: bool,
+}
+
+impl Zab {
+    /// Turns to `leader`. A leader that only renews its epoch is no loss for clients.
+    pub(super) fn follow(&mut self, leader: u16, epoch: u32) {
+        if !self.follows(leader) {
+            if !matches!(self.role, Role::Looking(_)) {
+                self.look(true);
+            }
+        }
+        self.queue.clear();
+        let heard_ms = self.now_ms + self.config.election_timeout_ms;
+        self.role =
+            Role::Follower(Follower { epoch, leader, stage: Stage::Promising, told: 0, round: 0, heard_ms, ack_due: false, serving: false });
+    }
+
+    /// Tells the leader what we have, once that and the promise are on the medium.
+    pub(super) fn ack_epoch(&mut self) {
+        let settled = self.settled() && self.promising.is_none();
+        let promised = self.promise.epoch;
+        let Role::Follower(follower) = &mut self.role else { return };
+        if follower.stage != Stage::Promising || !settled || promised != follower.epoch {
+            return;
+        }
+        follower.stage = Stage::Joined;
+        let (leader, epoch) = (follower.leader, follower.epoch);
+        let (member, table) = (self.promise.member, self.positions.epochs());
+        self.send(leader, &Message::AckEpoch { epoch, granted: true, member, promised, table });
+    }
+
+    pub(super) fn follower_tick(&mut self) {
+        let silent_ms = self.config.election_timeout_ms;
+        if matches!(&self.role, Role::Follower(f) if self.now_ms >= f.heard_ms + silent_ms) {
+            crate::mark!("a follower gives its leader up for silence");
+            self.look(false);
+        }
+    }
+
+    /// The follower of this leader in this epoch, in a stage where it listens.
+    fn following(&mut self, peer: u16, epoch: u32) -> Option<&mut Follower> {
+        let Role::Follower(follower) = &mut self.role else { return None };
+        (follower.leader == peer && follower.epoch == epoch && follower.stage != Stage::Promising).then_some(follower)
+    }
+
+    pub(super) fn sync_start(&mut self, peer: u16, epoch: u32, sync: Sync) {
+        let now_ms = self.now_ms;
+        let Some(follower) = self.following(peer, epoch) else { return };
+        follower.heard_ms = now_ms;
+        match sync {
+            Sync::Diff => follower.stage = Stage::Active,
+            Sync::Trunc(to) => self.cut(peer, epoch, to),
+            Sync::Snap(pointer) => self.fetch(peer, epoch, pointer),
+        }
+    }
+
+    fn cut(&mut self, peer: u16, epoch: u32, to: Position) {
+        if !self.positions.has(to) {
+            return self.send(peer, &Message::NeedSnapshot { epoch });
+        }
+        assert!(to.zxid >= self.committed, "told to cut 0x{:x}, which is committed: a leader without it must not exist", self.committed);
+        assert!(self.settled(), "the leader was told what is on the medium");
+        self.positions.truncate(to);
+        self.durable = to;
+        while self.recent.pop_back_if(|batch| batch.position().zxid > to.zxid).is_some() {}
+        self.effects.push_back(Effect::Truncate(to));
+        if let Some(follower) = self.following(peer, epoch) {
+            follower.stage = Stage::Active;
+        }
+    }
+
+    fn fetch(&mut self, peer: u16, epoch: u32, pointer: SnapshotPointer) {
+        if pointer.position.zxid < self.committed {
+            // The leader's next snapshot will be newer; until then it has nothing for us.
+            self.effects.push_back(Effect::Disconnect { peer, why: "its snapshot is older than what is committed here" });
+            return;
+        }
+        let offset = match self.incoming {
+            Some((known, offset)) if known == pointer && offset < pointer.bytes => offset,
+            _ => 0,
+        };
+        self.incoming = Some((pointer, offset));
+        let Some(follower) = self.following(peer, epoch) else { return };
+        follower.stage = Stage::Snapshot(pointer);
+        self.send(peer, &Message::SnapshotWanted { epoch, zxid: pointer.position.zxid, offset });
+    }
+
+    pub(super) fn snapshot_chunk(&mut self, peer: u16, epoch: u32, zxid: u64, offset: u64, bytes: &[u8]) {
+        let now_ms = self.now_ms;
+        let incoming = self.incoming;
+        let Some(follower) = self.following(peer, epoch) else { return };
+        follower.heard_ms = now_ms;
+        let Stage::Snapshot(pointer) = follower.stage else { return };
+        if pointer.position.zxid != zxid || incoming != Some((pointer, offset)) || bytes.len() > SNAPSHOT_CHUNK_BYTES {
+            return;
+        }
+        let end = offset + bytes.len() as u64;
+        if end > pointer.bytes {
+            return self.effects.push_back(Effect::Disconnect { peer, why: "a snapshot longer than announced" });
+        }
+        self.effects.push_back(Effect::WriteSnapshot { pointer, offset, bytes: bytes.to_vec(), last: end == pointer.bytes });
+    }
+
+    /// A part of the incoming snapshot is in its file; `end` is where the next one begins.
+    pub fn snapshot_wrote(&mut self, pointer: SnapshotPointer, end: u64) {
+        if self.incoming.is_none_or(|(known, _)| known != pointer) {
+            return;
+        }
+        self.incoming = Some((pointer, end));
+        if end < pointer.bytes
+            && let Role::Follower(follower) = &self.role
+            && follower.stage == Stage::Snapshot(pointer)
+        {
+            let (leader, epoch) = (follower.leader, follower.epoch);
+            self.send(leader, &Message::SnapshotWanted { epoch, zxid: pointer.position.zxid, offset: end });
+        }
+    }
+
+    /// The incoming snapshot is not what was announced, or the disk has no room: from the start, on a new connection.
+    pub fn snapshot_failed(&mut self) {
+        self.incoming = None;
+        if let Role::Follower(follower) = &self.role {
+            self.effects.push_back(Effect::Disconnect { peer: follower.leader, why: "its snapshot could not be stored" });
+        }
+    }
+
+    /// The snapshot is this server's history now, durably; whatever the log held is gone.
+    pub fn installed(&mut self, pointer: SnapshotPointer, now_ms: u64) {
+        self.now_ms = now_ms;
+        crate::mark!("a snapshot from the leader was installed");
+        self.incoming = None;
+        self.snapshot = Some(pointer);
+        self.positions.restart(pointer.position);
+        self.durable = pointer.position;
+        self.committed = self.committed.max(pointer.position.zxid);
+        self.published = self.committed;
+        self.recent.clear();
+        self.queue.clear();
+        if let Role::Follower(follower) = &mut self.role
+            && follower.stage == Stage::Snapshot(pointer)
+        {
+            follower.stage = Stage::Active;
+            follower.ack_due = true;
+        }
+        self.advance_follower();
+    }
+
+    /// A batch, a commit or a heartbeat.
+    pub(super) fn append(&mut self, peer: u16, epoch: u32, committed: u64, round: u64, batch: Option<BatchBytes<'_>>) {
+        let now_ms = self.now_ms;
+        let Some(follower) = self.following(peer, epoch) else { return };
+        follower.heard_ms = now_ms;
+        follower.told = follower.told.max(committed);
+        if follower.round != round {
+            follower.round = round;
+            follower.ack_due = true;
+        }
+        let active = follower.stage == Stage::Active;
+        if let Some(bytes) = batch {
+            let taken = if active { self.take(bytes) } else { Err("a batch before the logs agree") };
+            if let Err(why) = taken {
+                return self.effects.push_back(Effect::Disconnect { peer, why });
+            }
+        }
+        self.advance_follower();
+    }
+
+    /// Queues a batch that continues the log.
+    fn take(&mut self, bytes: BatchBytes<'_>) -> Result<(), &'static str> {
+        let batch = bytes.to_batch().map_err(|_| "a batch that is none")?;
+        let last = self.queue.back().map_or(self.appended(), Batch::position);
+        let header = batch.header();
+        let follows = header.first_zxid == last.zxid + 1 || (header.first_zxid as u32 == 0 && header.first_zxid > last.zxid);
+        let known = header.epoch <= self.promise.epoch && header.cluster == self.promise.cluster;
+        if header.prev_chain != last.chain || !follows || !known {
+            return Err("a batch that does not continue our log");
+        }
+        self.queue.push_back(batch);
+        Ok(())
+    }
+
+    /// What the leader says is committed and our log has may be applied.
+    pub(super) fn advance_follower(&mut self) {
+        let appended = self.appended().zxid;
+        let Role::Follower(follower) = &mut self.role else { return };
+        if follower.stage != Stage::Active {
+            return;
+        }
+        self.committed = self.committed.max(follower.told.min(appended));
+        let (epoch, leader) = (follower.epoch, follower.leader);
+        let begins_serving = !follower.serving && epoch_of(self.committed) == epoch;
+        follower.serving |= begins_serving;
+        self.publish();
+        if begins_serving {
+            self.effects.push_back(Effect::Change(Change::Follow { epoch, leader }));
+        }
+    }
+
+    pub(super) fn flush_follower(&mut self) {
+        let durable = self.durable;
+        let Role::Follower(follower) = &mut self.role else { return };
+        if !std::mem::take(&mut follower.ack_due) || follower.stage == Stage::Promising {
+            return;
+        }
+        let upto = if follower.stage == Stage::Active { durable } else { Position::default() };
+        let (leader, epoch, round) = (follower.leader, follower.epoch, follower.round);
+        self.send(leader, &Message::Ack { epoch, upto, round });
+    }
+
+    /// The last heartbeat of the leader we follow; 0 for none.
+    pub fn heard_round(&self) -> u64 {
+        if let Role::Follower(follower) = &self.role { follower.round } else { 0 }
+    }
+}

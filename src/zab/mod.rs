@@ -1,0 +1,461 @@
+//! Replication: the brain that decides who leads, what every log holds and what is committed. ZAB with the papers' phases
+//! and guarantees and fewer moving parts: the epoch is a record in the log, election and discovery are one exchange,
+//! synchronisation and broadcast one stream. docs/zab.md has the messages, the durable state and the invariants.
+//!
+//! ```text
+//! Looking ── pre-votes ──> Candidate ── a quorum has promised ──> Leader: Establish ── (e,0) committed ──> Broadcast
+//!    ^                                                              │
+//!    └── silence, reset ── Follower: promise -> ack -> cut or snapshot -> appends, acks
+//! ```
+//! An ensemble of one goes the same way, without messages. Time, the disk and the network are inputs, everything to be
+//! done is an [`Effect`]. Positions told to others come from what the disk has confirmed, never from memory.
+//! Refuses to know what a transaction is: it moves batches.
+
+mod election;
+mod follower;
+mod leader;
+pub mod message;
+pub mod plan;
+pub mod positions;
+pub mod quorum;
+
+#[cfg(test)]
+mod tests;
+
+use crate::log::Promise;
+use crate::log::snapshot::SnapshotPointer;
+use crate::wire::batch::{Batch, Position};
+use election::{Candidate, Looking};
+use follower::Follower;
+use leader::Leader;
+use message::{AnswerCode, Message};
+use positions::{Positions, epoch};
+use quorum::Ensemble;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+/// What a server knows before it starts.
+#[derive(Clone, Debug)]
+pub struct ZabConfig {
+    pub server: u16,
+    pub ensemble: Ensemble,
+    /// Silence of a leader (or of a quorum, for a leader) after which it counts as gone.
+    pub election_timeout_ms: u64,
+    /// How often a leader is heard at least. Well below `election_timeout_ms`.
+    pub heartbeat_ms: u64,
+    /// A log write that takes longer makes a leader give up: its disk hangs.
+    pub disk_stall_ms: u64,
+    /// Random bits, different at every start: they spread election timers.
+    pub seed: u64,
+}
+
+/// What the medium said at start.
+pub struct Start {
+    pub promise: Promise,
+    /// Every batch end of the log, the base first.
+    pub positions: Positions,
+    /// Up to here the history is known to be committed; the State has it.
+    pub committed: u64,
+    /// The batches after that.
+    pub pending: Vec<Arc<Batch>>,
+    /// The newest usable snapshot.
+    pub snapshot: Option<SnapshotPointer>,
+}
+
+/// What is to be done for the brain.
+pub enum Effect {
+    /// Hand the bytes to the connection, in this order.
+    Send { peer: u16, frame: Arc<Vec<u8>> },
+    /// What came from there makes no sense; a new connection starts afresh.
+    Disconnect { peer: u16, why: &'static str },
+    /// Make it durable, then call [`Zab::promised`].
+    Promise(Promise),
+    /// Cut the log. Takes effect at once for what is appended next.
+    Truncate(Position),
+    /// Every shard may apply it. In order, each batch once.
+    Commit(Arc<Batch>),
+    /// Read batches after a position from the log, then call [`Zab::fed`] with the token.
+    Feed { after: Position, token: u64 },
+    /// Read a part of our snapshot for a peer, then call [`Zab::snapshot_read`].
+    ReadSnapshot { peer: u16, pointer: SnapshotPointer, offset: u64 },
+    /// Store a part of a snapshot that comes from the leader, then call [`Zab::snapshot_wrote`]; after the last part
+    /// verify and install it, then call [`Zab::installed`].
+    WriteSnapshot { pointer: SnapshotPointer, offset: u64, bytes: Vec<u8>, last: bool },
+    /// See [`Change`].
+    Change(Change),
+}
+
+/// What became of this server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Propose (epoch,0) next, then transactions once it is committed.
+    Lead { epoch: u32 },
+    /// The leader's history is here up to its (epoch,0): requests may be forwarded.
+    Follow { epoch: u32, leader: u16 },
+    /// The way to a leader, or the leadership, is gone: what was under way may or may not have happened.
+    Lost,
+}
+
+enum Role {
+    Looking(Looking),
+    Candidate(Candidate),
+    Leader(Box<Leader>),
+    Follower(Follower),
+}
+
+/// What a server is right now, for operators and for the Node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    Looking,
+    /// Follows; `serving`: the leader's history up to its (e,0) is committed here.
+    Following { leader: u16, serving: bool },
+    /// Leads; `established`: (e,0) is committed.
+    Leading { established: bool },
+}
+
+/// The replication brain of one server. See the module heading.
+pub struct Zab {
+    config: ZabConfig,
+    role: Role,
+    /// On the medium.
+    promise: Promise,
+    /// On its way there.
+    promising: Option<Promise>,
+    up: BTreeSet<u16>,
+    positions: Positions,
+    durable: Position,
+    committed: u64,
+    /// The last batch handed out as committed.
+    published: u64,
+    /// Received, not yet given to the log.
+    queue: VecDeque<Batch>,
+    /// In the log's hands, and not yet both durable and published.
+    recent: VecDeque<Arc<Batch>>,
+    snapshot: Option<SnapshotPointer>,
+    /// A snapshot that has come in part, and how far.
+    incoming: Option<(SnapshotPointer, u64)>,
+    /// Since when the log has not confirmed what it was given.
+    unconfirmed_since_ms: Option<u64>,
+    dice: u64,
+    now_ms: u64,
+    effects: VecDeque<Effect>,
+}
+
+impl Zab {
+    pub fn new(config: ZabConfig, start: Start, now_ms: u64) -> Zab {
+        let last = start.positions.last();
+        assert!(epoch(last.zxid) <= start.promise.epoch, "a history never goes beyond the promise");
+        let role = Role::Looking(Looking::new(now_ms));
+        Zab {
+            role,
+            promise: start.promise,
+            promising: None,
+            up: BTreeSet::new(),
+            durable: last,
+            committed: start.committed,
+            published: start.committed,
+            positions: start.positions,
+            queue: VecDeque::new(),
+            recent: start.pending.into(),
+            snapshot: start.snapshot,
+            incoming: None,
+            unconfirmed_since_ms: None,
+            dice: config.seed,
+            now_ms,
+            effects: VecDeque::new(),
+            config,
+        }
+    }
+
+    // ---- what it knows
+
+    pub fn server(&self) -> u16 {
+        self.config.server
+    }
+
+    pub fn ensemble(&self) -> &Ensemble {
+        &self.config.ensemble
+    }
+
+    /// The cluster that this server is in; changes once at most, while the log is empty.
+    pub fn cluster(&self) -> u128 {
+        self.promise.cluster
+    }
+
+    /// The epoch promised on the medium.
+    pub fn promised(&self) -> u32 {
+        self.promise.epoch
+    }
+
+    pub fn committed(&self) -> u64 {
+        self.committed
+    }
+
+    /// The last batch given to the log.
+    pub fn appended(&self) -> Position {
+        self.positions.last()
+    }
+
+    /// The last batch that the disk has confirmed.
+    pub fn durable_position(&self) -> Position {
+        self.durable
+    }
+
+    pub fn standing(&self) -> Standing {
+        match &self.role {
+            Role::Looking(_) | Role::Candidate(_) => Standing::Looking,
+            Role::Leader(leader) => Standing::Leading { established: leader.established },
+            Role::Follower(follower) => Standing::Following { leader: follower.leader, serving: follower.serving },
+        }
+    }
+
+    pub fn next_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// When [`Zab::tick`] has something to do at the latest.
+    pub fn deadline_ms(&self) -> u64 {
+        match &self.role {
+            Role::Looking(looking) => looking.fire_ms,
+            Role::Candidate(candidate) => candidate.next_ms.min(candidate.until_ms),
+            Role::Leader(leader) => leader.next_beat_ms,
+            Role::Follower(follower) => follower.heard_ms + self.config.election_timeout_ms,
+        }
+    }
+
+    // ---- inputs: time, links, messages
+
+    pub fn tick(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+        match &self.role {
+            Role::Looking(_) => self.looking_tick(),
+            Role::Candidate(_) => self.candidate_tick(),
+            Role::Leader(_) => self.leader_tick(),
+            Role::Follower(_) => self.follower_tick(),
+        }
+    }
+
+    /// A connection to `peer` is there, in both directions, with nothing sent or received on it.
+    pub fn peer_up(&mut self, peer: u16, now_ms: u64) {
+        self.now_ms = now_ms;
+        self.up.insert(peer);
+        match &self.role {
+            Role::Leader(_) => self.invite(peer),
+            Role::Candidate(_) => self.call(peer),
+            Role::Looking(_) | Role::Follower(_) => {}
+        }
+    }
+
+    /// The connection to `peer` is gone, and what was on it.
+    pub fn peer_down(&mut self, peer: u16, now_ms: u64) {
+        self.now_ms = now_ms;
+        self.up.remove(&peer);
+        match &mut self.role {
+            Role::Leader(leader) => drop(leader.learners.remove(&peer)),
+            Role::Follower(follower) if follower.leader == peer => self.look(true),
+            _ => {}
+        }
+    }
+
+    /// A message from `peer`. What is for the Node is given back: forwarded requests to a leader that takes them, answers
+    /// and touches of the right epoch.
+    pub fn receive<'a>(&mut self, peer: u16, message: Message<'a>, now_ms: u64) -> Option<Message<'a>> {
+        self.now_ms = now_ms;
+        match message {
+            Message::PreVote { round, last } => self.pre_vote(peer, round, last),
+            Message::PreVoteReply { round, granted, member, promised, last } => {
+                let reply = election::Reply { granted, member, promised, last };
+                self.pre_vote_reply(peer, round, reply);
+            }
+            Message::NewEpoch { epoch, term, cluster, last } => self.new_epoch(peer, epoch, term, cluster, last),
+            Message::AckEpoch { epoch, granted: true, member, table, .. } => self.epoch_granted(peer, epoch, member, &table),
+            Message::AckEpoch { epoch, granted: false, promised, .. } => self.epoch_refused(peer, epoch, promised),
+            Message::SyncStart { epoch, sync } => self.sync_start(peer, epoch, sync),
+            Message::NeedSnapshot { epoch } => self.need_snapshot(peer, epoch),
+            Message::SnapshotWanted { epoch, zxid, offset } => self.snapshot_wanted(peer, epoch, zxid, offset),
+            Message::SnapshotChunk { epoch, zxid, offset, bytes } => self.snapshot_chunk(peer, epoch, zxid, offset, bytes),
+            Message::Append { epoch, committed, round, batch } => self.append(peer, epoch, committed, round, batch),
+            Message::Ack { epoch, upto, round } => self.ack(peer, epoch, upto, round),
+            Message::StepDown { .. } if self.follows(peer) => self.look(true),
+            Message::StepDown { .. } => {}
+            Message::Touch { epoch, .. } => return self.leads(epoch).then_some(message),
+            // Its leader may be renewing its epoch: a request is good in both.
+            Message::Forward { epoch, .. } => return (self.leads(epoch) || self.renews_from(epoch)).then_some(message),
+            Message::Answer { .. } => return self.follows(peer).then_some(message),
+        }
+        None
+    }
+
+    // ---- inputs: the log
+
+    /// The next batch for the log, received from the leader. Call when the log is ready for one.
+    pub fn next_batch(&mut self) -> Option<Batch> {
+        self.queue.pop_front()
+    }
+
+    /// The log has taken a batch: one of [`Zab::next_batch`], or one that this leader proposes.
+    pub fn log_took(&mut self, batch: Arc<Batch>) {
+        self.positions.push(batch.position());
+        self.recent.push_back(batch);
+        self.unconfirmed_since_ms = Some(self.now_ms);
+        match &self.role {
+            Role::Leader(_) => self.pump_all(),
+            Role::Follower(_) => self.advance_follower(),
+            _ => {}
+        }
+    }
+
+    /// Everything up to `position` is on the medium.
+    pub fn durable(&mut self, position: Position, now_ms: u64) {
+        self.now_ms = now_ms;
+        assert!(self.positions.has(position), "the log confirms what it was given");
+        self.durable = position;
+        self.unconfirmed_since_ms = (position != self.appended()).then_some(now_ms);
+        match &mut self.role {
+            Role::Leader(_) => self.advance_commit(),
+            Role::Follower(follower) => {
+                follower.ack_due = true;
+                self.ack_epoch();
+            }
+            Role::Candidate(_) => self.call_all(),
+            Role::Looking(_) => {}
+        }
+        self.drop_settled();
+    }
+
+    /// A promise is on the medium.
+    pub fn promised_durably(&mut self, promise: Promise, now_ms: u64) {
+        self.now_ms = now_ms;
+        assert_eq!(self.promising, Some(promise), "one promise at a time");
+        self.promising = None;
+        self.promise = promise;
+        match &self.role {
+            Role::Candidate(candidate) if candidate.epoch == promise.epoch => self.call_all(),
+            Role::Follower(_) => self.ack_epoch(),
+            _ => {}
+        }
+    }
+
+    /// A snapshot of our own was switched in, or the log lost its oldest segments.
+    pub fn log_kept(&mut self, base: Position, snapshot: Option<SnapshotPointer>) {
+        self.positions.trim(base);
+        self.snapshot = snapshot;
+    }
+
+    // ---- shared steps
+
+    fn me(&self) -> u16 {
+        self.config.server
+    }
+
+    /// Whether nothing is between memory and medium.
+    fn settled(&self) -> bool {
+        self.durable == self.appended() && self.queue.is_empty()
+    }
+
+    fn leads(&self, epoch: u32) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.epoch == epoch)
+    }
+
+    fn renews_from(&self, epoch: u32) -> bool {
+        matches!(&self.role, Role::Candidate(c) if c.renews == Some(epoch)) || matches!(&self.role, Role::Leader(l) if l.renewed == Some(epoch))
+    }
+
+    fn follows(&self, peer: u16) -> bool {
+        matches!(&self.role, Role::Follower(follower) if follower.leader == peer)
+    }
+
+    fn send(&mut self, peer: u16, message: &Message<'_>) {
+        if self.up.contains(&peer) {
+            let mut frame = Vec::new();
+            message.encode(&mut frame);
+            self.effects.push_back(Effect::Send { peer, frame: Arc::new(frame) });
+        }
+    }
+
+    /// To everybody in the ensemble with a connection.
+    fn broadcast(&mut self, message: &Message<'_>, to: impl Fn(u16) -> bool) {
+        let mut frame = Vec::new();
+        message.encode(&mut frame);
+        let frame = Arc::new(frame);
+        for peer in self.up.iter().copied().filter(|peer| to(*peer)) {
+            self.effects.push_back(Effect::Send { peer, frame: frame.clone() });
+        }
+    }
+
+    fn start_promise(&mut self, promise: Promise) {
+        assert!(self.promising.is_none() && promise.epoch >= self.promise.epoch);
+        self.promising = Some(promise);
+        self.effects.push_back(Effect::Promise(promise));
+    }
+
+    /// 0..n, from the server's own dice.
+    fn roll(&mut self, n: u64) -> u64 {
+        self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.dice ^ (self.dice >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (mixed ^ (mixed >> 31)) % n.max(1)
+    }
+
+    /// Hands out what is committed and in the log's hands.
+    fn publish(&mut self) {
+        let from = self.recent.partition_point(|b| b.position().zxid <= self.published);
+        for batch in self.recent.iter().skip(from) {
+            if batch.position().zxid > self.committed {
+                break;
+            }
+            self.published = batch.position().zxid;
+            self.effects.push_back(Effect::Commit(batch.clone()));
+        }
+        self.drop_settled();
+    }
+
+    /// What is durable and published is found in the log from now on.
+    fn drop_settled(&mut self) {
+        let upto = self.durable.zxid.min(self.published);
+        while self.recent.pop_front_if(|batch| batch.position().zxid <= upto).is_some() {}
+    }
+
+    /// Whatever this server was, it has no leader now. `at_once`: the leader is known to be gone.
+    fn look(&mut self, at_once: bool) {
+        let spread_ms = if at_once { self.config.heartbeat_ms } else { self.config.election_timeout_ms };
+        let fire_ms = self.now_ms + self.roll(spread_ms);
+        let old = std::mem::replace(&mut self.role, Role::Looking(Looking::new(fire_ms)));
+        self.queue.clear();
+        match old {
+            Role::Leader(leader) => {
+                self.broadcast(&Message::StepDown { epoch: leader.epoch }, |peer| leader.learners.contains_key(&peer));
+                self.effects.push_back(Effect::Change(Change::Lost));
+            }
+            Role::Candidate(Candidate { renews: Some(epoch), .. }) => {
+                self.broadcast(&Message::StepDown { epoch }, |_| true);
+                self.effects.push_back(Effect::Change(Change::Lost));
+            }
+            Role::Follower(_) => self.effects.push_back(Effect::Change(Change::Lost)),
+            Role::Looking(_) | Role::Candidate(_) => {}
+        }
+    }
+
+    // ---- for the Node
+
+    /// Sends a request of ours to the leader that we follow.
+    pub fn forward(&mut self, boot: u32, shard: u16, submit: &[u8]) {
+        let Role::Follower(follower) = &self.role else { unreachable!("only a follower forwards") };
+        let (leader, epoch) = (follower.leader, follower.epoch);
+        self.send(leader, &Message::Forward { epoch, boot, shard, submit });
+    }
+
+    /// Sends the answer to a forwarded request back.
+    pub fn answer(&mut self, peer: u16, shard: u16, conn: u64, sequence: u32, after: u64, code: AnswerCode) {
+        let Role::Leader(leader) = &self.role else { return };
+        let epoch = leader.epoch;
+        self.send(peer, &Message::Answer { epoch, shard, conn, sequence, after, code });
+    }
+
+    /// Tells the leader whom we heard from, and that all sockets were drained after its heartbeat `round`.
+    pub fn touch(&mut self, round: u64, sessions: Vec<i64>) {
+        if let Role::Follower(follower) = &self.role {
+            let (leader, epoch) = (follower.leader, follower.epoch);
+            self.send(leader, &Message::Touch { epoch, round, sessions });
+        }
+    }
+}
