@@ -4,13 +4,13 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use falconer::pipeline::auth::AuthConfig;
 use falconer::pipeline::message::{ConnId, Up};
-use falconer::pipeline::node::{Node, NodeConfig, NodeEffect, ReapConfig};
+use falconer::pipeline::node::{Node, NodeConfig, NodeEffect};
 use falconer::pipeline::prepare::PrepareConfig;
 use falconer::pipeline::replica::{Action, Census, Replica, ReplicaConfig};
 use falconer::tree::State;
-use falconer::wire::batch::Position;
 use falconer::wire::record::ConnectRequest;
 use falconer::wire::request::{Create, OPEN_ACL, Request};
+use falconer::zab::Start;
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -27,13 +27,15 @@ impl Server {
         let auth = AuthConfig::default();
         let config = ReplicaConfig { auth: auth.clone(), ..ReplicaConfig::default() };
         let prepare = PrepareConfig { auth, extended_types_enabled: true, enforce_quota: false };
-        let config_node =
-            NodeConfig { cluster: 1, server: 1, boot: 1, epoch: 1, shards: 1, tick_ms: 1000, prepare, reap: ReapConfig::default() };
+        let config_node = NodeConfig { prepare, ..NodeConfig::alone(1, 1) };
         let mut shard = Replica::new(config, State::new(false));
-        let node = Node::new(config_node, Position::default(), shard.state(), 0);
+        let node = Node::new(config_node, Start::fresh(1), 0);
         let conn = shard.accept("127.0.0.1:1".parse().unwrap(), Census::default(), [1; 16]).unwrap();
         let mut server = Server { shard, node, conn };
-        server.node.start(1);
+        server.node.tick(server.shard.state(), 0, 1);
+        while !server.node.serves() {
+            server.turn(&[]);
+        }
         let mut hello = Vec::new();
         ConnectRequest { protocol_version: 0, last_zxid_seen: 0, timeout_ms: 5000, session: 0, password: &[0; 16], read_only: None }
             .encode(&mut hello);
@@ -44,7 +46,7 @@ impl Server {
     /// One turn: receive, prepare, commit, apply, send.
     fn turn(&mut self, bytes: &[u8]) -> usize {
         self.shard.receive(self.conn, bytes);
-        self.node.applied(self.shard.applied());
+        self.node.applied(self.shard.state(), 0, 1);
         let mut submits = std::mem::take(self.shard.submits());
         let mut rest = &submits[..];
         while let Some((len, tail)) = rest.split_first_chunk::<4>() {
@@ -54,13 +56,13 @@ impl Server {
         }
         submits.clear();
         *self.shard.submits() = submits;
-        while let Some(batch) = self.node.close_batch() {
+        self.node.flush(0);
+        self.effects();
+        while let Some(batch) = self.node.next_batch() {
             let batch = Arc::new(batch);
-            self.node.appended(batch.clone());
-            self.node.durable(batch.position().zxid);
-            while let Some(NodeEffect::Publish(published)) = self.node.next_effect() {
-                self.shard.apply(&published);
-            }
+            self.node.log_took(batch.clone(), 0);
+            self.node.durable(batch.position(), 0);
+            self.effects();
             if let Ok(batch) = Arc::try_unwrap(batch) {
                 self.node.recycle(batch);
             }
@@ -74,6 +76,19 @@ impl Server {
             }
         }
         sent
+    }
+}
+
+impl Server {
+    fn effects(&mut self) {
+        while let Some(effect) = self.node.next_effect() {
+            match effect {
+                NodeEffect::Publish(batch) => self.shard.apply(&batch),
+                NodeEffect::Promise(promise) => self.node.promised(promise, 0),
+                NodeEffect::Down { message, .. } => self.shard.down(message),
+                _ => unreachable!("an ensemble of one has no peers"),
+            }
+        }
     }
 }
 

@@ -9,9 +9,10 @@ use falconer::pipeline::node::{Node, NodeConfig, NodeEffect, ReapConfig};
 use falconer::pipeline::prepare::PrepareConfig;
 use falconer::pipeline::replica::{Action, Census, Replica, ReplicaConfig};
 use falconer::tree::State;
-use falconer::wire::batch::{Batch, Position};
+use falconer::wire::batch::Batch;
 use falconer::wire::record::{ConnectRequest, ConnectResponse};
 use falconer::wire::request::Request;
+use falconer::zab::Start;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -67,18 +68,14 @@ impl Server {
     fn start(cluster: u128, keep: bool) -> Server {
         let auth = AuthConfig { digest_enabled: true, ..AuthConfig::default() };
         let config = NodeConfig {
-            cluster,
-            server: 1,
-            boot: 1,
-            epoch: 1,
-            shards: SHARDS,
             tick_ms: 10_000,
-            prepare: PrepareConfig { auth: auth.clone(), extended_types_enabled: true },
+            prepare: PrepareConfig { auth: auth.clone(), extended_types_enabled: true, enforce_quota: true },
             reap: ReapConfig { interval_ms: 1000, ..ReapConfig::default() },
+            ..NodeConfig::alone(1, SHARDS)
         };
         let mut server = Server {
             shards: (0..SHARDS).map(|i| Replica::new(replica_config(i as u16, &auth), State::new(false))).collect(),
-            node: Node::new(config, Position::default(), &State::new(false), 0),
+            node: Node::new(config, Start::fresh(cluster), 0),
             published: Vec::new(),
             keep,
             received: HashMap::new(),
@@ -87,7 +84,7 @@ impl Server {
             deaf: HashSet::new(),
             now_ms: 0,
         };
-        server.node.start(WALL_MS);
+        server.node.tick(server.shards[0].state(), 0, WALL_MS);
         server.settle();
         server
     }
@@ -170,7 +167,7 @@ impl Server {
 
     /// Shards to pipeline, pipeline to shards.
     fn turn(&mut self) -> bool {
-        self.node.applied(self.shards[0].applied());
+        self.node.applied(self.shards[0].state(), self.now_ms, self.wall_ms());
         for shard in 0..SHARDS {
             let submits = std::mem::take(self.shards[shard].submits());
             let mut rest = &submits[..];
@@ -181,10 +178,11 @@ impl Server {
                 rest = tail;
             }
         }
-        while let Some(batch) = self.node.close_batch() {
+        self.node.flush(self.now_ms);
+        while let Some(batch) = self.node.next_batch() {
             let batch = Arc::new(batch);
-            self.node.appended(batch.clone());
-            self.node.durable(batch.position().zxid);
+            self.node.log_took(batch.clone(), self.now_ms);
+            self.node.durable(batch.position(), self.now_ms);
         }
         let mut moved = false;
         while let Some(effect) = self.node.next_effect() {
@@ -197,6 +195,8 @@ impl Server {
                     }
                 }
                 NodeEffect::Down { shard, message } => self.shards[usize::from(shard)].down(message),
+                NodeEffect::Promise(promise) => self.node.promised(promise, self.now_ms),
+                _ => unreachable!("an ensemble of one has no peers"),
             }
         }
         moved

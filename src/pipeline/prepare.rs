@@ -163,6 +163,12 @@ impl Prepare {
         Ok((!auth::is_open(&fixed)).then_some(fixed))
     }
 
+    /// Nothing is proposed any more, or not by this server.
+    pub fn reset(&mut self) {
+        self.overlay = Overlay::default();
+        self.quotas = Quotas::default();
+    }
+
     /// This core's State has applied everything up to `zxid`.
     pub fn applied(&mut self, zxid: u64) {
         self.overlay.applied(zxid);

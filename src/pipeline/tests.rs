@@ -9,11 +9,12 @@ use super::node::{Node, NodeConfig, NodeEffect, ReapConfig};
 use super::prepare::PrepareConfig;
 use super::replica::{Action, Census, Replica, ReplicaConfig};
 use crate::tree::State;
-use crate::wire::batch::{Batch, Position};
+use crate::wire::batch::Batch;
 use crate::wire::jute::Reader;
 use crate::wire::record::{ConnectRequest, ConnectResponse, Stat};
 use crate::wire::request::{Create, MultiOps, OPEN_ACL, Request};
 use crate::wire::response::{ReplyHeader, code};
+use crate::zab::Start;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -64,26 +65,18 @@ impl Server {
             ..ReplicaConfig::default()
         };
         let prepare = PrepareConfig { auth: auth.clone(), extended_types_enabled: true, enforce_quota: true };
-        let config = NodeConfig {
-            cluster: 1,
-            server: 1,
-            boot: 1,
-            epoch: 1,
-            shards: 2,
-            tick_ms: 1000,
-            prepare,
-            reap: ReapConfig { interval_ms: 1000, ..ReapConfig::default() },
-        };
+        let reap = ReapConfig { interval_ms: 1000, ..ReapConfig::default() };
+        let config = NodeConfig { prepare, reap, ..NodeConfig::alone(1, 2) };
         let mut server = Server {
             shards: (0..2).map(|i| Replica::new(shard(i), state())).collect(),
-            node: Node::new(config, Position::default(), &state(), 0),
+            node: Node::new(config, Start::fresh(1), 0),
             published: Vec::new(),
             seen: vec![0; 2],
             received: HashMap::new(),
             closed: Vec::new(),
             now_ms: 0,
         };
-        server.node.start(1_000_000);
+        server.node.tick(server.shards[0].state(), 0, 1_000_000);
         server.settle();
         assert!(server.node.serves());
         server
@@ -91,7 +84,7 @@ impl Server {
 
     /// Shards to pipeline: everything submitted is prepared.
     fn prepare(&mut self) {
-        self.node.applied(self.shards[0].applied());
+        self.node.applied(self.shards[0].state(), self.now_ms, 1_000_000 + self.now_ms as i64);
         for shard in 0..self.shards.len() {
             let submits = std::mem::take(self.shards[shard].submits());
             let mut rest = &submits[..];
@@ -106,15 +99,18 @@ impl Server {
 
     /// Pipeline to shards: what is proposed becomes durable, is published and applied.
     fn commit(&mut self) {
-        while let Some(batch) = self.node.close_batch() {
+        self.node.flush(self.now_ms);
+        while let Some(batch) = self.node.next_batch() {
             let batch = Arc::new(batch);
-            self.node.appended(batch.clone());
-            self.node.durable(batch.position().zxid);
+            self.node.log_took(batch.clone(), self.now_ms);
+            self.node.durable(batch.position(), self.now_ms);
         }
         while let Some(effect) = self.node.next_effect() {
             match effect {
                 NodeEffect::Publish(batch) => self.published.push(batch),
                 NodeEffect::Down { shard, message } => self.shards[usize::from(shard)].down(message),
+                NodeEffect::Promise(promise) => self.node.promised(promise, self.now_ms),
+                _ => unreachable!("an ensemble of one has no peers"),
             }
         }
         for shard in 0..self.shards.len() {
@@ -163,7 +159,7 @@ impl Server {
             self.prepare();
             let before = self.published.len();
             self.commit();
-            if !self.act() && before == self.published.len() {
+            if !self.act() && before == self.published.len() && self.node.serves() {
                 return;
             }
         }

@@ -201,6 +201,12 @@ impl BatchBuilder {
         }
     }
 
+    /// Forgets what was pushed: the leader that proposed it is none any more.
+    pub fn clear(&mut self) {
+        self.offsets.clear();
+        self.end = BODY_START;
+    }
+
     fn accept(&mut self, zxid: u64, len: usize) {
         if self.is_empty() {
             self.first_zxid = zxid;

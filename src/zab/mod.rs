@@ -49,6 +49,13 @@ pub struct ZabConfig {
     pub seed: u64,
 }
 
+impl ZabConfig {
+    /// With the timeouts of a local network.
+    pub fn new(server: u16, ensemble: Ensemble) -> ZabConfig {
+        ZabConfig { server, ensemble, election_timeout_ms: 300, heartbeat_ms: 50, disk_stall_ms: 1000, seed: u64::from(server) }
+    }
+}
+
 /// What the medium said at start.
 pub struct Start {
     pub promise: Promise,
@@ -60,6 +67,15 @@ pub struct Start {
     pub pending: Vec<Arc<Batch>>,
     /// The newest usable snapshot.
     pub snapshot: Option<SnapshotPointer>,
+}
+
+impl Start {
+    /// A member without any history.
+    pub fn fresh(cluster: u128) -> Start {
+        let promise = Promise { epoch: 0, to: 0, cluster, member: true };
+        let positions = Positions::new([Position::default()]);
+        Start { promise, positions, committed: 0, pending: Vec::new(), snapshot: None }
+    }
 }
 
 /// What is to be done for the brain.

@@ -3,7 +3,7 @@
 
 use super::super::conn::{Conn, Pending, Phase, Submitted};
 use super::super::message::{Answer, ConnId, Down};
-use super::Replica;
+use super::{Deferred, Replica};
 use crate::tree::{Applied, OpResult, Want};
 use crate::wire::batch::Batch;
 use crate::wire::jute;
@@ -116,10 +116,15 @@ impl Replica {
         }
     }
 
-    /// An answer that is not a transaction.
+    /// What is not a transaction.
     pub fn down(&mut self, message: Down) {
-        self.deferred.push_back(message);
-        self.release_deferred();
+        match message {
+            Down::Route { number, open } => self.reroute(number, open),
+            Down::Answer { conn, sequence, after, what } => {
+                self.deferred.push_back(Deferred { conn, sequence, after, what });
+                self.release_deferred();
+            }
+        }
     }
 
     fn release_deferred(&mut self) {
@@ -129,7 +134,7 @@ impl Replica {
         }
     }
 
-    fn answer_down(&mut self, conn: &mut Conn, message: &Down) {
+    fn answer_down(&mut self, conn: &mut Conn, message: &Deferred) {
         let Some(submitted) = self.take_submitted(conn, message.sequence) else { return };
         let Submitted { xid, opcode: op, at_ms, echo_bytes, .. } = submitted;
         let echo = conn.take_held(echo_bytes);

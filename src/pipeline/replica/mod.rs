@@ -5,13 +5,14 @@
 mod commit;
 mod deliver;
 mod figures;
+mod route;
 mod session;
 
 pub use figures::ShardFigures;
 
 use super::auth::{self, AuthConfig};
 use super::conn::{Conn, Connect, Frame, Identities, Phase};
-use super::message::{ConnId, Down, Submit, Up};
+use super::message::{Answer, ConnId, Submit, Up};
 use super::reads::{self, After, Reads};
 use crate::limits::{HANDSHAKE_TIMEOUT_MS, SUBMITS_BYTES_MAX, WATCHES_PER_SHARD_MAX};
 use crate::tree::State;
@@ -46,6 +47,8 @@ pub struct ReplicaConfig {
     pub word_argument: fn([u8; 4]) -> Option<usize>,
     /// Requests in progress on the whole server beyond which a connection that has some is not read on; 0 for no limit.
     pub requests_outstanding_max: u64,
+    /// No other server can know of sessions that this one does not know.
+    pub alone: bool,
 }
 
 impl Default for ReplicaConfig {
@@ -64,6 +67,7 @@ impl Default for ReplicaConfig {
             handshake_timeout_ms: HANDSHAKE_TIMEOUT_MS,
             word_argument: |_| None,
             requests_outstanding_max: 0,
+            alone: true,
         }
     }
 }
@@ -92,6 +96,14 @@ pub enum Action {
 
 type FixedHash = BuildHasherDefault<DefaultHasher>;
 
+/// An answer that waits for transactions before it: see [`Down::Answer`].
+struct Deferred {
+    conn: ConnId,
+    sequence: u32,
+    after: u64,
+    what: Answer,
+}
+
 /// One core's brain. See the module heading.
 pub struct Replica {
     config: ReplicaConfig,
@@ -106,7 +118,10 @@ pub struct Replica {
     parked: Vec<ConnId>,
     touched: Vec<ConnId>,
     stalled: Vec<ConnId>,
-    deferred: VecDeque<Down>,
+    deferred: VecDeque<Deferred>,
+    /// The way to a leader that submits take, and whether there is hope for one.
+    route: u32,
+    open: bool,
     actions: VecDeque<Action>,
     submits: Vec<u8>,
     spare_outputs: Vec<Vec<u8>>,
@@ -132,6 +147,8 @@ impl Replica {
             touched: Vec::new(),
             stalled: Vec::new(),
             deferred: VecDeque::new(),
+            route: 0,
+            open: true,
             actions: VecDeque::new(),
             submits: Vec::new(),
             spare_outputs: Vec::new(),
@@ -182,8 +199,11 @@ impl Replica {
         self.actions.pop_front()
     }
 
-    /// A new socket. None: too many connections; close it.
+    /// A new socket. None: too many connections, or no leader for too long; close it.
     pub fn accept(&mut self, peer: SocketAddr, census: Census, entropy: [u8; 16]) -> Option<ConnId> {
+        if !self.open {
+            return None;
+        }
         if let Some(why) = self.refusal(peer, census) {
             self.figures.connections_rejected += 1;
             tracing::warn!("{peer}: refused, {why}");
@@ -457,7 +477,7 @@ impl Replica {
     fn submit(&mut self, conn: &mut Conn, xid: i32, op: i32, body: &[u8], echo: &[u8]) {
         let sequence = conn.take_sequence();
         let ids = conn.ids.clone();
-        let submit = Submit { conn: conn.id, sequence, opcode: op, session: conn.session, auth: &ids.encoded, body };
+        let submit = Submit { conn: conn.id, sequence, route: self.route, opcode: op, session: conn.session, auth: &ids.encoded, body };
         Up::Submit(submit).encode(&mut self.submits);
         conn.submitted(sequence, xid, op, self.now_ms, echo);
         self.figures.outstanding += 1;

@@ -3,6 +3,7 @@
 
 use super::super::conn::{Conn, Connect, Phase};
 use super::super::message::{ConnId, Up, op};
+use super::super::node::same_password;
 use super::Replica;
 use crate::wire::response;
 
@@ -27,11 +28,13 @@ impl Replica {
             body.extend_from_slice(&conn.entropy);
             return self.submit(conn, 0, op::CREATE_SESSION, &body, &[]);
         }
-        let known = self.state.session(request.session).is_some_and(|s| same_password(&s.password, &request.password));
-        if !known {
+        // A session that is not known here may be known to the leader already.
+        let known = self.state.session(request.session).map(|s| same_password(&s.password, &request.password));
+        if !known.unwrap_or(!self.config.alone) {
             return self.refuse_session(conn);
         }
         conn.session = request.session;
+        body.extend_from_slice(&request.password);
         self.submit(conn, 0, op::ATTACH_SESSION, &body, &[]);
     }
 
@@ -98,9 +101,4 @@ impl Replica {
             replica.close(conn);
         });
     }
-}
-
-/// Compares all bytes whatever the first difference, so that timing says nothing.
-fn same_password(a: &[u8; 16], b: &[u8; 16]) -> bool {
-    a.iter().zip(b).fold(0, |diff, (x, y)| diff | (x ^ y)) == 0
 }

@@ -1,0 +1,427 @@
+//! The brain of the pipeline core. On a leader it orders writes: requests come up from the shards and from followers, prepare
+//! turns each into a transaction with the next zxid, transactions gather in the open batch, and what a quorum has made
+//! durable is published. On a follower it forwards requests to the leader and publishes what the leader says is committed.
+//! Without a leader requests wait here, within a bound. Replication itself is `zab`'s; an ensemble of one is no exception.
+//! Refuses to touch the log, the mesh and the clock: its effects are values.
+
+mod replication;
+mod requests;
+
+pub use requests::same_password;
+
+use super::deadlines::{Deadlines, Holder};
+use super::message::{Answer, ConnId, Down, Submit, Up};
+use super::prepare::{Prepare, PrepareConfig};
+use crate::limits::{BATCH_BYTES_POOLED, PARKED_BYTES_MAX, PROPOSED_BYTES_MAX};
+use crate::log::Promise;
+use crate::log::snapshot::SnapshotPointer;
+use crate::tree::State;
+use crate::wire::aligned::AlignedBuf;
+use crate::wire::batch::{Batch, BatchBuilder, Full, Position};
+use crate::wire::txn::{Op, Origin, Txn};
+use crate::zab::quorum::Ensemble;
+use crate::zab::{Standing, Start, Zab, ZabConfig};
+use replication::{Parked, Pending, Touches};
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::sync::Arc;
+
+/// What a Node must know before it starts.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Counts the starts of this server; part of every origin.
+    pub boot: u32,
+    pub shards: usize,
+    /// A pause of the loop longer than this does not count against sessions.
+    pub tick_ms: u64,
+    /// Without a leader for longer than this all client connections close.
+    pub leaderless_ms: u64,
+    /// Counters of an epoch beyond which the leader goes on to the next epoch.
+    pub counter_max: u32,
+    pub prepare: PrepareConfig,
+    pub reap: ReapConfig,
+    pub zab: ZabConfig,
+}
+
+/// Leaves room for what is under way when an epoch's counter runs out.
+const COUNTER_MAX: u32 = u32::MAX - (1 << 20);
+
+impl NodeConfig {
+    /// An ensemble of one, in its first run.
+    pub fn alone(server: u16, shards: usize) -> NodeConfig {
+        NodeConfig {
+            boot: 1,
+            shards,
+            tick_ms: 1000,
+            leaderless_ms: 4000,
+            counter_max: COUNTER_MAX,
+            prepare: PrepareConfig::default(),
+            reap: ReapConfig::default(),
+            zab: ZabConfig::new(server, Ensemble::alone(server)),
+        }
+    }
+}
+
+/// When the server deletes containers and TTL nodes by itself (ZooKeeper's `znode.container.*`).
+#[derive(Clone, Copy, Debug)]
+pub struct ReapConfig {
+    pub interval_ms: u64,
+    /// Deletions per minute, at most.
+    pub per_minute_max: usize,
+    /// A container that never had a child goes after this; 0: never.
+    pub never_used_ms: i64,
+}
+
+impl Default for ReapConfig {
+    fn default() -> ReapConfig {
+        ReapConfig { interval_ms: 60_000, per_minute_max: 10_000, never_used_ms: 0 }
+    }
+}
+
+/// What the loop has to do for the Node.
+pub enum NodeEffect {
+    /// Committed: every shard may apply it. Answers that were given before it have come before it.
+    Publish(Arc<Batch>),
+    Down {
+        shard: u16,
+        message: Down,
+    },
+    /// The next bytes for the connection to that server.
+    Send {
+        peer: u16,
+        frame: Arc<Vec<u8>>,
+    },
+    /// Close the connection to that server; a new one may follow at once.
+    Disconnect {
+        peer: u16,
+        why: &'static str,
+    },
+    /// Give it to the Journal, then call [`Node::promised`].
+    Promise(Promise),
+    /// Give it to the Journal.
+    Truncate(Position),
+    /// Read batches after this position in the background, then call [`Node::fed`].
+    Feed {
+        after: Position,
+        token: u64,
+    },
+    /// Read a part of our snapshot in the background, then call [`Node::snapshot_read`].
+    ReadSnapshot {
+        peer: u16,
+        pointer: SnapshotPointer,
+        offset: u64,
+    },
+    /// Write a part of a peer's snapshot in the background, then call [`Node::snapshot_wrote`]; after the last one verify
+    /// it, have the Journal install it, give every shard the new State, and call [`Node::installed`].
+    WriteSnapshot {
+        pointer: SnapshotPointer,
+        offset: u64,
+        bytes: Vec<u8>,
+        last: bool,
+    },
+}
+
+type FixedHash = BuildHasherDefault<DefaultHasher>;
+
+/// The pipeline's brain. See the module heading.
+pub struct Node {
+    config: NodeConfig,
+    zab: Zab,
+    prepare: Prepare,
+    deadlines: Deadlines,
+    builder: BatchBuilder,
+    /// Closed because they were full, waiting for the log.
+    closed: VecDeque<Batch>,
+    spares: Vec<AlignedBuf>,
+    /// Bytes of batches that were given to the log and are not published, by zxid.
+    proposed: VecDeque<(u64, usize)>,
+    proposed_bytes: usize,
+    last_proposed: u64,
+    chain: u128,
+    /// Some: leads this epoch. `.1`: its (e,0) is applied here, so requests are taken.
+    leading: Option<(u32, bool)>,
+    /// The number of the way to a leader; rises when one is lost.
+    route: u32,
+    parked: Parked,
+    pending: VecDeque<Pending>,
+    touches: Touches,
+    leaderless_since_ms: Option<u64>,
+    /// Whether client connections were closed for want of a leader.
+    shut: bool,
+    /// Sessions that end, or moved, by a transaction not yet applied here.
+    closing: HashMap<i64, u64, FixedHash>,
+    moved: HashMap<i64, (u64, Origin), FixedHash>,
+    space_low: bool,
+    next_reap_ms: u64,
+    effects: VecDeque<NodeEffect>,
+}
+
+impl Node {
+    /// A Node whose medium says `start`.
+    pub fn new(config: NodeConfig, start: Start, now_ms: u64) -> Node {
+        let zab = Zab::new(config.zab.clone(), start, now_ms);
+        let tail = zab.appended();
+        Node {
+            prepare: Prepare { config: config.prepare.clone(), ..Prepare::default() },
+            deadlines: Deadlines::new(config.shards, config.tick_ms),
+            builder: BatchBuilder::default(),
+            closed: VecDeque::new(),
+            spares: Vec::new(),
+            proposed: VecDeque::new(),
+            proposed_bytes: 0,
+            last_proposed: tail.zxid,
+            chain: tail.chain,
+            leading: None,
+            route: 0,
+            parked: Parked::default(),
+            pending: VecDeque::new(),
+            touches: Touches::new(config.shards),
+            leaderless_since_ms: Some(now_ms),
+            shut: false,
+            closing: HashMap::default(),
+            moved: HashMap::default(),
+            space_low: false,
+            next_reap_ms: now_ms + config.reap.interval_ms,
+            effects: VecDeque::new(),
+            zab,
+            config,
+        }
+    }
+
+    // ---- what it knows
+
+    fn server(&self) -> u16 {
+        self.zab.server()
+    }
+
+    /// Whether requests of clients can be taken on: as the leader, or on the way to one.
+    pub fn serves(&self) -> bool {
+        match self.zab.standing() {
+            Standing::Leading { .. } => matches!(self.leading, Some((_, true))),
+            Standing::Following { serving, .. } => serving,
+            Standing::Looking => false,
+        }
+    }
+
+    pub fn standing(&self) -> Standing {
+        self.zab.standing()
+    }
+
+    pub fn committed(&self) -> u64 {
+        self.zab.committed()
+    }
+
+    /// Whether everything that was proposed, or received, is in the log and committed.
+    pub fn is_settled(&self) -> bool {
+        self.builder.is_empty() && self.closed.is_empty() && self.zab.appended().zxid == self.zab.committed()
+    }
+
+    /// False: leave the rings alone until the disk, or a new leader, has caught up.
+    pub fn admits(&self) -> bool {
+        self.proposed_bytes < PROPOSED_BYTES_MAX && self.parked.bytes() < PARKED_BYTES_MAX
+    }
+
+    /// The epoch promised on the medium.
+    pub fn promised_epoch(&self) -> u32 {
+        self.zab.promised()
+    }
+
+    /// When [`Node::tick`] has something to do at the latest, for replication's sake.
+    pub fn deadline_ms(&self) -> u64 {
+        self.zab.deadline_ms()
+    }
+
+    /// Sessions with the time (of `now_ms`) at which they expire unless they are heard from, by id. Only a leader knows.
+    pub fn session_expiries(&self) -> Vec<(i64, u64)> {
+        let mut all: Vec<_> = self.deadlines.all().collect();
+        all.sort_unstable();
+        all
+    }
+
+    // ---- inputs
+
+    /// The disk has (or has again) no room for growth: only deletes and closes go through.
+    pub fn set_space_low(&mut self, space_low: bool) {
+        self.space_low = space_low;
+    }
+
+    /// This core's State has applied everything up to its `applied`. Comes before `up` in every turn.
+    pub fn applied(&mut self, state: &State, now_ms: u64, wall_ms: i64) {
+        let zxid = state.applied();
+        self.prepare.applied(zxid);
+        if !self.closing.is_empty() {
+            self.closing.retain(|_, at| *at > zxid);
+        }
+        if !self.moved.is_empty() {
+            self.moved.retain(|_, (at, _)| *at > zxid);
+        }
+        if let Some((epoch, false)) = self.leading
+            && zxid >= u64::from(epoch) << 32
+            && self.zab.committed() >= u64::from(epoch) << 32
+        {
+            self.leading = Some((epoch, true));
+            self.restart_clocks(state, now_ms);
+        }
+        self.unpark(state, now_ms, wall_ms);
+    }
+
+    /// A new leader gives every session its full timeout.
+    fn restart_clocks(&mut self, state: &State, now_ms: u64) {
+        self.deadlines = Deadlines::new(self.config.shards, self.config.tick_ms);
+        let ours_ms = self.deadlines.turn(now_ms);
+        for (id, session) in state.sessions() {
+            let owner = session.owner;
+            let holder = match owner {
+                _ if owner.server != self.server() => Holder::Server(owner.server),
+                _ if owner.boot == self.config.boot => Holder::Shard(owner.shard),
+                _ => Holder::Nobody,
+            };
+            self.deadlines.start(id, session.timeout_ms as u64, holder, ours_ms);
+        }
+    }
+
+    /// One record from a shard's ring.
+    pub fn up(&mut self, shard: u16, up: Up<'_>, state: &State, now_ms: u64, wall_ms: i64) {
+        match up {
+            Up::Submit(submit) if submit.route != self.route => {}
+            Up::Submit(submit) => self.request(shard, &submit, state, now_ms, wall_ms),
+            Up::Touch { session } if self.leading.is_some() => {
+                let ours_ms = self.deadlines.turn(now_ms);
+                self.deadlines.touch(session, Holder::Shard(shard), ours_ms);
+            }
+            Up::Touch { session } => self.touches.heard(session),
+            Up::Report { at_ms } => {
+                self.deadlines.report(Holder::Shard(shard), at_ms);
+                self.touches.drained(shard, at_ms);
+            }
+        }
+    }
+
+    /// Time passed: sessions expire, and nodes that nobody uses any more go.
+    pub fn tick(&mut self, state: &State, now_ms: u64, wall_ms: i64) {
+        self.zab.tick(now_ms);
+        self.collect(now_ms);
+        self.shut_if_leaderless(now_ms);
+        if !self.proposes() {
+            return;
+        }
+        let ours_ms = self.deadlines.turn(now_ms);
+        while let Some(session) = self.deadlines.due(ours_ms, |server| self.zab.is_followed_by(server)) {
+            self.deadlines.remove(session);
+            self.close_session(session, Origin::default(), state, wall_ms);
+        }
+        if now_ms >= self.next_reap_ms {
+            self.next_reap_ms = now_ms + self.config.reap.interval_ms;
+            self.reap(state, wall_ms);
+        }
+    }
+
+    // ---- proposals
+
+    /// Whether transactions may be proposed now.
+    fn proposes(&self) -> bool {
+        matches!(self.leading, Some((_, true))) && !self.zab.wants_renewal()
+    }
+
+    /// Proposes (e,0), the first record of this epoch. Nothing is served before it is committed.
+    fn begin_epoch(&mut self, epoch: u32) {
+        let tail = self.zab.appended();
+        self.leading = Some((epoch, false));
+        self.chain = tail.chain;
+        self.last_proposed = u64::from(epoch) << 32;
+        self.drop_proposals();
+        let op = Op::NewEpoch { leader: self.server() };
+        let txn = Txn { zxid: self.last_proposed, time_ms: 0, session: 0, origin: Origin::default(), op };
+        self.builder.push(&txn).expect("an empty batch takes any small transaction");
+        self.close_open_batch();
+    }
+
+    /// What was proposed and is not in the log never happened, and what is in the log needs no overlay.
+    fn drop_proposals(&mut self) {
+        self.builder.clear();
+        self.closed.clear();
+        self.proposed.clear();
+        self.proposed_bytes = 0;
+        self.closing.clear();
+        self.moved.clear();
+        self.prepare.reset();
+    }
+
+    /// The zxid of the next transaction.
+    fn next_zxid(&mut self) -> u64 {
+        if self.last_proposed as u32 >= self.config.counter_max {
+            self.zab.renew_soon();
+        }
+        assert!((self.last_proposed as u32) < u32::MAX, "the next epoch comes well before the counter ends");
+        self.last_proposed + 1
+    }
+
+    fn propose(&mut self, zxid: u64, time_ms: i64, session: i64, origin: &Origin, op: Op<'_>) {
+        let txn = Txn { zxid, time_ms, session, origin: *origin, op };
+        if self.builder.push(&txn) == Err(Full) {
+            self.close_open_batch();
+            self.builder.push(&txn).expect("a frame's transaction fits a batch of its own: limits assert it");
+        }
+        self.last_proposed = zxid;
+    }
+
+    fn close_open_batch(&mut self) {
+        if self.builder.is_empty() {
+            return;
+        }
+        let spare = self.spares.pop().unwrap_or_else(|| AlignedBuf::with_capacity(BATCH_BYTES_POOLED));
+        let batch = self.builder.close(self.zab.cluster(), self.zab.committed(), self.chain, spare);
+        self.chain = batch.header().chain;
+        self.proposed_bytes += batch.frame().len();
+        self.proposed.push_back((batch.position().zxid, batch.frame().len()));
+        self.closed.push_back(batch);
+    }
+
+    // ---- the log
+
+    /// The next batch for the log, or None. Call when the log is ready for one.
+    pub fn next_batch(&mut self) -> Option<Batch> {
+        if self.leading.is_none() {
+            return self.zab.next_batch();
+        }
+        if self.closed.is_empty() {
+            self.close_open_batch();
+        }
+        self.closed.pop_front()
+    }
+
+    /// The log has taken the batch.
+    pub fn log_took(&mut self, batch: Arc<Batch>, now_ms: u64) {
+        self.zab.log_took(batch);
+        self.collect(now_ms);
+    }
+
+    /// Everything up to `position` is durable here.
+    pub fn durable(&mut self, position: Position, now_ms: u64) {
+        self.zab.durable(position, now_ms);
+        self.collect(now_ms);
+    }
+
+    /// A promise is durable.
+    pub fn promised(&mut self, promise: Promise, now_ms: u64) {
+        self.zab.promised_durably(promise, now_ms);
+        self.collect(now_ms);
+    }
+
+    /// The Journal switched snapshots, or dropped old segments.
+    pub fn log_kept(&mut self, base: Position, snapshot: Option<SnapshotPointer>) {
+        self.zab.log_kept(base, snapshot);
+    }
+
+    /// Every shard has passed the batch and the log is done with it: its buffer is used again.
+    pub fn recycle(&mut self, batch: Batch) {
+        let buffer = batch.into_buffer();
+        if buffer.len() == BATCH_BYTES_POOLED && self.spares.len() < 64 {
+            self.spares.push(buffer);
+        }
+    }
+
+    pub fn next_effect(&mut self) -> Option<NodeEffect> {
+        self.effects.pop_front()
+    }
+}

@@ -1,0 +1,358 @@
+//! The Node between its shards and the other servers: requests that wait for a leader, answers that wait for proof that we
+//! still lead, who was heard from, and what replication wants done. Refuses to elect, commit or cut: `zab` does.
+
+use super::*;
+use crate::zab::message::{AnswerCode, Message, frame_len};
+use crate::zab::{Change, Effect};
+use std::collections::BTreeSet;
+
+/// Requests that wait for a leader, or for this one to begin, in the order in which they came.
+#[derive(Default)]
+pub(super) struct Parked {
+    requests: VecDeque<ParkedRequest>,
+    bytes: usize,
+}
+
+/// Where it came from, and its record.
+struct ParkedRequest {
+    server: u16,
+    boot: u32,
+    shard: u16,
+    record: Vec<u8>,
+}
+
+impl Parked {
+    pub fn push(&mut self, server: u16, boot: u32, shard: u16, record: &[u8]) {
+        self.bytes += record.len();
+        self.requests.push_back(ParkedRequest { server, boot, shard, record: record.to_vec() });
+    }
+
+    fn pop(&mut self) -> Option<ParkedRequest> {
+        let request = self.requests.pop_front()?;
+        self.bytes -= request.record.len();
+        Some(request)
+    }
+
+    fn clear(&mut self) {
+        self.requests.clear();
+        self.bytes = 0;
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// An answer on its way back, not before a quorum has confirmed heartbeat `round`.
+pub(super) struct Pending {
+    round: u64,
+    origin: Origin,
+    after: u64,
+    what: Answer,
+}
+
+/// Sessions heard from on a follower, and how far its sockets are drained.
+pub(super) struct Touches {
+    sessions: BTreeSet<i64>,
+    /// Per shard, in our clock.
+    drained_ms: Vec<u64>,
+    /// The leader's heartbeat that the next report can speak for, and when it came.
+    heard: Option<(u64, u64)>,
+    reported: u64,
+}
+
+impl Touches {
+    pub fn new(shards: usize) -> Touches {
+        Touches { sessions: BTreeSet::new(), drained_ms: vec![0; shards], heard: None, reported: 0 }
+    }
+
+    pub fn heard(&mut self, session: i64) {
+        self.sessions.insert(session);
+    }
+
+    pub fn drained(&mut self, shard: u16, at_ms: u64) {
+        let drained = &mut self.drained_ms[usize::from(shard)];
+        *drained = (*drained).max(at_ms);
+    }
+
+    /// A report for the leader, if every shard has drained its sockets since a heartbeat came.
+    fn report(&mut self, round: u64, now_ms: u64) -> Option<(u64, Vec<i64>)> {
+        if round != self.reported && self.heard.is_none() {
+            self.heard = Some((round, now_ms));
+        }
+        let (round, at_ms) = self.heard?;
+        if self.drained_ms.iter().any(|drained_ms| *drained_ms < at_ms) {
+            return None;
+        }
+        self.heard = None;
+        self.reported = round;
+        Some((round, std::mem::take(&mut self.sessions).into_iter().collect()))
+    }
+
+    /// Another leader counts its own heartbeats. What was heard still counts.
+    fn restart(&mut self) {
+        self.heard = None;
+        self.reported = 0;
+    }
+}
+
+impl Node {
+    // ---- other servers
+
+    /// A fresh connection to `peer`.
+    pub fn peer_up(&mut self, peer: u16, now_ms: u64) {
+        self.zab.peer_up(peer, now_ms);
+        self.collect(now_ms);
+    }
+
+    pub fn peer_down(&mut self, peer: u16, now_ms: u64) {
+        self.zab.peer_down(peer, now_ms);
+        self.collect(now_ms);
+    }
+
+    /// Whole frames at the start of what `peer` sent. Returns how many bytes they took; None: close the connection.
+    pub fn peer_bytes(&mut self, peer: u16, bytes: &[u8], state: &State, now_ms: u64, wall_ms: i64) -> Option<usize> {
+        let mut used = 0;
+        loop {
+            let len = match frame_len(&bytes[used..]) {
+                Ok(Some(len)) => len,
+                Ok(None) => return Some(used),
+                Err(bad) => return self.bad_peer(peer, &bad),
+            };
+            let message = match Message::decode(&bytes[used + 4..used + len]) {
+                Ok(message) => message,
+                Err(bad) => return self.bad_peer(peer, &bad),
+            };
+            used += len;
+            if let Some(message) = self.zab.receive(peer, message, now_ms) {
+                self.peer_message(peer, &message, state, now_ms, wall_ms)?;
+            }
+            self.collect(now_ms);
+        }
+    }
+
+    fn bad_peer(&self, peer: u16, why: &dyn std::fmt::Display) -> Option<usize> {
+        tracing::error!("server {peer} sent something that is no message: {why}; the connection is closed");
+        None
+    }
+
+    fn peer_message(&mut self, peer: u16, message: &Message<'_>, state: &State, now_ms: u64, wall_ms: i64) -> Option<()> {
+        match message {
+            Message::Forward { boot, shard, submit: record, .. } => {
+                let Some(submit) = Submit::from_peer(record) else { return self.bad_peer(peer, &"a request").map(drop) };
+                if self.proposes() && self.parked.is_empty() {
+                    let origin =
+                        Origin { conn: submit.conn.0, sequence: submit.sequence, boot: *boot, server: peer, shard: *shard };
+                    self.submit(&origin, &submit, state, now_ms, wall_ms);
+                } else {
+                    self.parked.push(peer, *boot, *shard, record);
+                }
+            }
+            Message::Answer { shard, conn, sequence, after, code, .. } if usize::from(*shard) < self.config.shards => {
+                let what = match code {
+                    AnswerCode::Refused(code) => Answer::Refused { code: *code },
+                    AnswerCode::Drop => Answer::Drop,
+                    AnswerCode::Synced => Answer::Synced,
+                };
+                let message = Down::Answer { conn: ConnId(*conn), sequence: *sequence, after: *after, what };
+                self.effects.push_back(NodeEffect::Down { shard: *shard, message });
+            }
+            Message::Touch { round, sessions, .. } => {
+                let ours_ms = self.deadlines.turn(now_ms);
+                sessions.iter().for_each(|session| self.deadlines.touch(*session, Holder::Server(peer), ours_ms));
+                if let Some(sent_ms) = self.zab.round_sent_ms(*round) {
+                    self.deadlines.report(Holder::Server(peer), sent_ms);
+                }
+            }
+            _ => return self.bad_peer(peer, &"a message out of place").map(drop),
+        }
+        Some(())
+    }
+
+    /// Takes on what had to wait, if it need not wait any longer.
+    pub(super) fn unpark(&mut self, state: &State, now_ms: u64, wall_ms: i64) {
+        while !self.parked.is_empty() {
+            let forwards = matches!(self.zab.standing(), Standing::Following { serving: true, .. });
+            if !self.proposes() && !forwards {
+                return;
+            }
+            let Some(ParkedRequest { server, boot, shard, record }) = self.parked.pop() else { return };
+            if !forwards {
+                let Up::Submit(submit) = Up::decode(&record) else { unreachable!("only submits are parked") };
+                let origin = Origin { conn: submit.conn.0, sequence: submit.sequence, boot, server, shard };
+                self.submit(&origin, &submit, state, now_ms, wall_ms);
+            } else if server == self.server() {
+                self.zab.forward(boot, shard, &record);
+            }
+        }
+        self.collect(now_ms);
+    }
+
+    // ---- answers
+
+    /// An answer that is no transaction, in the order of the requests.
+    pub(super) fn answer(&mut self, origin: &Origin, what: Answer) {
+        self.pending.push_back(Pending { round: 0, origin: *origin, after: self.last_proposed, what });
+        self.release_answers(None);
+    }
+
+    /// `sync`: answered once a quorum has confirmed that we still led after it came (a read index), so that a later read
+    /// shows everything that anybody was told before. ZooKeeper answers at once, even when it has been deposed.
+    pub(super) fn answer_after_barrier(&mut self, origin: &Origin) {
+        let round = self.zab.barrier();
+        self.pending.push_back(Pending { round, origin: *origin, after: self.last_proposed, what: Answer::Synced });
+    }
+
+    /// Gives out answers whose barrier is passed, and all those that belong before the transaction `before`: that it is
+    /// committed proves the barrier too.
+    fn release_answers(&mut self, before: Option<u64>) {
+        let confirmed = if self.pending.is_empty() { 0 } else { self.zab.confirmed() };
+        while let Some(Pending { origin, after, what, .. }) =
+            self.pending.pop_front_if(|p| p.round <= confirmed || before.is_some_and(|zxid| p.after < zxid))
+        {
+            if origin.server == self.server() {
+                let message = Down::Answer { conn: ConnId(origin.conn), sequence: origin.sequence, after, what };
+                self.effects.push_back(NodeEffect::Down { shard: origin.shard, message });
+                continue;
+            }
+            let code = match what {
+                Answer::Refused { code } => AnswerCode::Refused(code),
+                Answer::Drop => AnswerCode::Drop,
+                Answer::Synced => AnswerCode::Synced,
+            };
+            self.zab.answer(origin.server, origin.shard, origin.conn, origin.sequence, after, code);
+        }
+    }
+
+    // ---- what replication wants
+
+    /// The end of a turn: commits, heartbeats, acknowledgements and reports go out.
+    pub fn flush(&mut self, now_ms: u64) {
+        if self.zab.wants_renewal() && self.builder.is_empty() && self.closed.is_empty() {
+            self.zab.renew(now_ms);
+        }
+        if let Standing::Following { serving: true, .. } = self.zab.standing()
+            && let Some((round, sessions)) = self.touches.report(self.zab.heard_round(), now_ms)
+        {
+            self.zab.touch(round, sessions);
+        }
+        self.zab.flush(now_ms);
+        self.collect(now_ms);
+        self.release_answers(None);
+        self.collect(now_ms);
+    }
+
+    /// Moves the effects of replication to ours.
+    pub(super) fn collect(&mut self, now_ms: u64) {
+        while let Some(effect) = self.zab.next_effect() {
+            let ours = match effect {
+                Effect::Commit(batch) => {
+                    self.commit(batch);
+                    continue;
+                }
+                Effect::Change(change) => {
+                    self.change(change, now_ms);
+                    continue;
+                }
+                Effect::Send { peer, frame } => NodeEffect::Send { peer, frame },
+                Effect::Disconnect { peer, why } => NodeEffect::Disconnect { peer, why },
+                Effect::Promise(promise) => NodeEffect::Promise(promise),
+                Effect::Truncate(to) => NodeEffect::Truncate(to),
+                Effect::Feed { after, token } => NodeEffect::Feed { after, token },
+                Effect::ReadSnapshot { peer, pointer, offset } => NodeEffect::ReadSnapshot { peer, pointer, offset },
+                Effect::WriteSnapshot { pointer, offset, bytes, last } => NodeEffect::WriteSnapshot { pointer, offset, bytes, last },
+            };
+            self.effects.push_back(ours);
+        }
+    }
+
+    fn commit(&mut self, batch: Arc<Batch>) {
+        let zxid = batch.position().zxid;
+        self.release_answers(Some(batch.header().first_zxid));
+        while let Some((_, bytes)) = self.proposed.pop_front_if(|(proposed, _)| *proposed <= zxid) {
+            self.proposed_bytes -= bytes;
+        }
+        self.effects.push_back(NodeEffect::Publish(batch));
+    }
+
+    fn change(&mut self, change: Change, now_ms: u64) {
+        match change {
+            Change::Lead { epoch } => {
+                self.begin_epoch(epoch);
+                self.found_leader();
+            }
+            Change::Follow { .. } => {
+                self.touches.restart();
+                self.found_leader();
+            }
+            Change::Lost => {
+                if self.leading.take().is_some() {
+                    self.drop_proposals();
+                }
+                self.pending.clear();
+                self.parked.clear();
+                self.leaderless_since_ms = Some(now_ms);
+                self.route = self.route.wrapping_add(1);
+                self.tell_route();
+            }
+        }
+    }
+
+    fn found_leader(&mut self) {
+        self.leaderless_since_ms = None;
+        if std::mem::take(&mut self.shut) {
+            self.tell_route();
+        }
+    }
+
+    fn tell_route(&mut self) {
+        let message = Down::Route { number: self.route, open: !self.shut };
+        for shard in 0..self.config.shards {
+            self.effects.push_back(NodeEffect::Down { shard: shard as u16, message });
+        }
+    }
+
+    /// Clients of a server that has had no leader for long are better off elsewhere.
+    pub(super) fn shut_if_leaderless(&mut self, now_ms: u64) {
+        let long = self.leaderless_since_ms.is_some_and(|since_ms| now_ms >= since_ms + self.config.leaderless_ms);
+        if long && !self.shut {
+            self.shut = true;
+            self.route = self.route.wrapping_add(1);
+            self.parked.clear();
+            self.tell_route();
+        }
+    }
+
+    // ---- completions of background work
+
+    /// See [`NodeEffect::Feed`]; None: the log does not reach back so far any more.
+    pub fn fed(&mut self, token: u64, batches: Option<&[Batch]>, now_ms: u64) {
+        self.zab.fed(token, batches, now_ms);
+        self.collect(now_ms);
+    }
+
+    /// See [`NodeEffect::ReadSnapshot`]; None: the file is gone.
+    pub fn snapshot_read(&mut self, peer: u16, pointer: SnapshotPointer, offset: u64, bytes: Option<&[u8]>, now_ms: u64) {
+        self.zab.snapshot_read(peer, pointer, offset, bytes);
+        self.collect(now_ms);
+    }
+
+    /// See [`NodeEffect::WriteSnapshot`]. `end`: where the next part begins; None: it could not be stored.
+    pub fn snapshot_wrote(&mut self, pointer: SnapshotPointer, end: Option<u64>, now_ms: u64) {
+        match end {
+            Some(end) => self.zab.snapshot_wrote(pointer, end),
+            None => self.zab.snapshot_failed(),
+        }
+        self.collect(now_ms);
+    }
+
+    /// The snapshot is our history now, and every shard has its State.
+    pub fn installed(&mut self, pointer: SnapshotPointer, now_ms: u64) {
+        self.zab.installed(pointer, now_ms);
+        self.collect(now_ms);
+    }
+}
