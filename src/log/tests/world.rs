@@ -15,10 +15,18 @@ use crate::wire::txn::{Change, Op, Origin, Txn};
 pub const CLUSTER: u128 = 0xc1;
 pub const SEGMENT_BYTES: u64 = 16 * BLOCK_BYTES as u64;
 
-pub const FORMAT: Format = Format { cluster: CLUSTER, server: 1, incarnation: 77, segment_bytes: SEGMENT_BYTES };
+pub const FORMAT: Format = Format { cluster: CLUSTER, server: 1, incarnation: 77, segment_bytes: SEGMENT_BYTES, member: true };
 
-pub const CONFIG: LogConfig =
-    LogConfig { slots: 3, snapshot_payload_bytes: 70 << 10, snapshot_txns: 50, snapshots_retained: 2, mark_idle_ms: 5, retry_ms: 100 };
+pub const CONFIG: LogConfig = LogConfig {
+    slots: 3,
+    slots_for_peers: 5,
+    prepare_bytes: 6 * BLOCK_BYTES as u64,
+    snapshot_payload_bytes: 70 << 10,
+    snapshot_txns: 50,
+    snapshots_retained: 2,
+    mark_idle_ms: 5,
+    retry_ms: 100,
+};
 
 /// Every batch of the history so far: its position and its bytes.
 #[derive(Clone, Default)]
@@ -54,7 +62,7 @@ impl Model {
             assert_eq!((batch.position(), batch.bytes()), (self.history[count].0, &self.history[count].1[..]));
             count += 1;
         };
-        found.replay(disk, replay, |done, total| progress = total - done).unwrap();
+        found.replay(disk, found.tail.zxid, replay, |done, total| progress = total - done).unwrap();
         assert_eq!(progress, 0);
         assert_eq!(count, self.count_to(found.tail));
         assert!(count >= self.acked, "{} batches were durable, {count} are left", self.acked);
@@ -212,6 +220,7 @@ impl<'d, D: Disk> Server<'d, D> {
                         assert!(self.jobs.is_empty(), "one job at a time");
                         self.jobs.push(job);
                     }
+                    Effect::Promised(_) | Effect::Installed(_) => {}
                     Effect::Fatal(failure) => return Err(failure),
                 }
             }
