@@ -14,6 +14,8 @@ use crate::log::recovery::Recovered;
 use crate::log::{Journal, LogConfig};
 use crate::pipeline::auth::AuthConfig;
 use crate::pipeline::node::{Node, NodeConfig, ReapConfig};
+use crate::zab::Start;
+use crate::zab::positions::Positions;
 use crate::pipeline::prepare::PrepareConfig;
 use crate::pipeline::replica::{Replica, ReplicaConfig};
 use crate::tree::snapshot::Loader;
@@ -109,23 +111,26 @@ fn build(seed: CoreSeed) -> Result<CoreLoop, StartError> {
     let ring = Ring::new(server.cores[core].bell.clone(), RECEIVE_BUFFERS, RECEIVE_BUFFER_BYTES)?;
     server.cores[core].set_ring(ring.fd());
     let state = load(&seed)?;
-    let CoreSeed { links, ends, recovered, config, .. } = seed;
+    let CoreSeed { links, ends, disk, recovered, config, .. } = seed;
     let tick_ms = (u64::from(config.session.tick_time_ms) / 8).clamp(*TICK_MS.start(), *TICK_MS.end());
     let boot = recovered.superblock.boot;
-    let pipeline = ends.map(|ends| {
+    let pipeline = ends.map(|ends| -> Result<Pipeline, StartError> {
         let node_config = node_config(&config, &recovered, server.cores.len());
-        let node = Node::new(node_config, recovered.tail, &state, server.now().ms);
+        let node = Node::new(node_config, start(&disk, &recovered)?, server.now().ms);
         let mut seed = [0; 16];
         getrandom::fill(&mut seed).expect("the kernel has random numbers");
         let journal = Journal::new(&recovered, log_config(&config), u128::from_le_bytes(seed));
-        Pipeline::new(ends, node, journal, (boot, config.server.id), tick_ms)
+        Ok(Pipeline::new(ends, node, journal, (boot, config.server.id), tick_ms))
     });
+    let pipeline = pipeline.transpose()?;
     let replica = Replica::new(replica_config(&config, boot, core), state);
-    let shard = Shard::new(links, replica, recovered.tail, tick_ms, config.client.requests_outstanding_max > 0);
+    let loaded = recovered.positions().iter().find(|p| p.zxid == recovered.committed);
+    let loaded = *loaded.expect("what is committed is a batch end of the log");
+    let shard = Shard::new(links, replica, loaded, tick_ms, config.client.requests_outstanding_max > 0);
     Ok(CoreLoop::new(server, core, ring, shard, pipeline))
 }
 
-/// The State at the end of the log. Every core loads its own; the pipeline's carries the digest.
+/// The State of what is known to be committed. Every core loads its own; the pipeline's carries the digest.
 fn load(seed: &CoreSeed) -> Result<State, StartError> {
     let CoreSeed { links, ends, disk, recovered, progress, .. } = seed;
     let done = &progress.done[links.core];
@@ -142,8 +147,20 @@ fn load(seed: &CoreSeed) -> Result<State, StartError> {
         }
         state = loader.finish().map_err(StartError::Snapshot)?;
     }
-    recovered.replay(&**disk, recovered.tail.zxid, |batch| replay(&mut state, batch), report)?;
+    recovered.replay(&**disk, recovered.committed, |batch| replay(&mut state, batch), report)?;
     Ok(state)
+}
+
+/// What the medium says. What is not known to be committed is published once an epoch is established.
+fn start(disk: &FileDisk, recovered: &Recovered) -> Result<Start, StartError> {
+    let pending = recovered.pending(disk, recovered.committed)?;
+    Ok(Start {
+        promise: recovered.promise(),
+        positions: Positions::new(recovered.positions().iter().copied()),
+        committed: recovered.committed,
+        pending: pending.into_iter().map(Arc::new).collect(),
+        snapshot: recovered.snapshot,
+    })
 }
 
 fn replay(state: &mut State, batch: &Batch) {
@@ -165,11 +182,7 @@ fn auth_config(config: &Config) -> AuthConfig {
 
 fn node_config(config: &Config, recovered: &Recovered, cores: usize) -> NodeConfig {
     NodeConfig {
-        cluster: recovered.superblock.cluster,
-        server: config.server.id,
         boot: recovered.superblock.boot,
-        epoch: recovered.superblock.promised_epoch,
-        shards: cores,
         tick_ms: u64::from(config.session.tick_time_ms),
         prepare: PrepareConfig {
             auth: auth_config(config),
@@ -181,6 +194,7 @@ fn node_config(config: &Config, recovered: &Recovered, cores: usize) -> NodeConf
             per_minute_max: config.container.deletions_per_minute_max as usize,
             never_used_ms: config.container.never_used_ms as i64,
         },
+        ..NodeConfig::alone(config.server.id, cores)
     }
 }
 
@@ -203,6 +217,7 @@ fn replica_config(config: &Config, boot: u32, core: usize) -> ReplicaConfig {
             false => |word| fourletter::argument_bytes(word).map(|_| 0),
         },
         requests_outstanding_max: u64::from(config.client.requests_outstanding_max),
+        alone: true,
     }
 }
 

@@ -73,6 +73,8 @@ pub struct Pipeline {
     next_tick_ms: u64,
     tick_ms: u64,
     nudge_ms: u64,
+    /// Every core has its State.
+    begun: bool,
     stopping: bool,
     settled: bool,
 }
@@ -101,6 +103,7 @@ impl Pipeline {
             next_tick_ms: 0,
             tick_ms,
             nudge_ms: 0,
+            begun: false,
             stopping: false,
             settled: false,
             server,
@@ -114,7 +117,7 @@ impl Pipeline {
         while let Some(written) = ring.next_written() {
             let result = if written.errno == 0 { Ok(()) } else { Err(Errno(written.errno)) };
             self.journal.written(OpId(written.op), result, now.ms, &mut self.effects);
-            self.run_effects(ring);
+            self.run_effects(ring, now);
         }
         self.publish_waiting(ring);
     }
@@ -122,14 +125,16 @@ impl Pipeline {
     /// After this core's requests were read: orders what has come up and starts the next write. `state` is this core's,
     /// with everything applied that was published.
     pub fn order(&mut self, ring: &mut Ring, state: &State, now: Now) {
-        self.node.applied(state.applied());
+        self.node.applied(state, now.ms, now.wall_ms);
         self.reclaim();
         if !self.stopping {
             self.take_requests(state, now);
         }
         self.tick(state, now);
-        self.run_node_effects(ring);
-        self.append(ring);
+        self.run_node_effects(ring, now);
+        self.append(ring, now);
+        self.node.flush(now.ms);
+        self.run_node_effects(ring, now);
         self.keep_space(ring, now);
         self.hand_down(ring);
         self.nudge(ring, now);
@@ -152,20 +157,20 @@ impl Pipeline {
     }
 
     fn tick(&mut self, state: &State, now: Now) {
-        if now.ms >= self.next_tick_ms && !self.stopping {
+        if now.ms >= self.next_tick_ms && self.begun && !self.stopping {
             self.next_tick_ms = now.ms + self.tick_ms;
             self.node.tick(state, now.ms, now.wall_ms);
         }
     }
 
     /// Gives the next batch to the Journal if it can take one.
-    fn append(&mut self, ring: &mut Ring) {
+    fn append(&mut self, ring: &mut Ring, now: Now) {
         while self.journal.ready()
-            && let Some(batch) = self.node.close_batch()
+            && let Some(batch) = self.node.next_batch()
         {
             let batch = self.journal.append(batch, &mut self.effects);
-            self.node.appended(batch);
-            self.run_effects(ring);
+            self.node.log_took(batch, now.ms);
+            self.run_effects(ring, now);
         }
     }
 
@@ -173,7 +178,7 @@ impl Pipeline {
     fn keep_space(&mut self, ring: &mut Ring, now: Now) {
         if self.journal.deadline_ms().is_some_and(|deadline_ms| deadline_ms <= now.ms) {
             self.journal.tick(now.ms, &mut self.effects);
-            self.run_effects(ring);
+            self.run_effects(ring, now);
         }
         self.node.set_space_low(self.journal.space_low());
         let floor = self.journal.superblock().snapshot.map_or(0, |s| s.position.zxid);
@@ -186,16 +191,20 @@ impl Pipeline {
 
     // ---- effects
 
-    fn run_effects(&mut self, ring: &mut Ring) {
+    fn run_effects(&mut self, ring: &mut Ring, now: Now) {
         for effect in std::mem::take(&mut self.effects) {
             match effect {
                 Effect::Write { op, slot, offset, frame } => self.write(ring, op, slot, offset, frame),
                 Effect::Durable(position) => {
-                    self.node.durable(position.zxid);
-                    self.run_node_effects(ring);
+                    self.node.durable(position, now.ms);
+                    self.run_node_effects(ring, now);
                 }
                 Effect::Background(job) => self.background.send(Task::Job(job)),
-                Effect::Promised(_) | Effect::Installed(_) => unreachable!("a server without peers asks for neither while it runs"),
+                Effect::Promised(promise) => {
+                    self.node.promised(promise, now.ms);
+                    self.run_node_effects(ring, now);
+                }
+                Effect::Installed(_) => unreachable!("a server without peers installs no snapshot"),
                 Effect::Fatal(failure) => die(&failure),
             }
         }
@@ -215,7 +224,7 @@ impl Pipeline {
         ring.write(op.0, Target { file, offset, dsync: true }, frame);
     }
 
-    fn run_node_effects(&mut self, ring: &mut Ring) {
+    fn run_node_effects(&mut self, ring: &mut Ring, now: Now) {
         while let Some(effect) = self.node.next_effect() {
             match effect {
                 NodeEffect::Publish(batch) => {
@@ -223,6 +232,16 @@ impl Pipeline {
                     self.publish_waiting(ring);
                 }
                 NodeEffect::Down { shard, message } => self.lanes[usize::from(shard)].waiting.push_back(message),
+                NodeEffect::Promise(promise) => {
+                    self.journal.promise(promise, &mut self.effects);
+                    self.run_effects(ring, now);
+                }
+                NodeEffect::Send { .. }
+                | NodeEffect::Disconnect { .. }
+                | NodeEffect::Truncate(_)
+                | NodeEffect::Feed { .. }
+                | NodeEffect::ReadSnapshot { .. }
+                | NodeEffect::WriteSnapshot { .. } => unreachable!("an ensemble of one has no peers"),
             }
         }
     }
@@ -328,7 +347,7 @@ impl Pipeline {
     pub fn mail(&mut self, ring: &mut Ring, mail: Mail, now: Now) {
         match mail {
             Mail::Begin => {
-                self.node.start(now.wall_ms);
+                self.begun = true;
                 self.journal.tick(now.ms, &mut self.effects);
             }
             Mail::JobDone(result) => self.journal.background_done(result, now.ms, &mut self.effects),
@@ -336,7 +355,7 @@ impl Pipeline {
             Mail::Stop => self.stopping = true,
             _ => unreachable!("the loop gives other mail to the shard"),
         }
-        self.run_effects(ring);
+        self.run_effects(ring, now);
     }
 
     /// Whether requests wait in the rings.
@@ -360,7 +379,7 @@ impl Pipeline {
     pub fn settle(&mut self) {
         let written = self.journal.ready() && self.journal.durable() == self.journal.appended();
         let quiet = self.journal.deadline_ms().is_none() || self.journal.space_low();
-        let proposed = self.node.last_proposed() == self.node.committed();
+        let proposed = self.node.is_settled();
         if self.stopping && !self.settled && written && quiet && proposed && self.unpublished.is_empty() {
             self.settled = true;
             // The stopping thread may have given up.

@@ -18,7 +18,6 @@ use super::sys;
 use crate::config::Config;
 use crate::limits::{COMMIT_RING_SLOTS, DOWN_RING_SLOTS, SEGMENT_BYTES, SHARDS_MAX, SUBMIT_RING_BYTES};
 use crate::log::recovery::{self, Format, Recovered, RecoveryError};
-use crate::log::superblock::{COPIES, Promise};
 use crate::tree::snapshot::BadSnapshot;
 use glommio::ExecutorJoinHandle;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -98,9 +97,9 @@ pub fn serve(config: Config) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Reads the data directory, or makes a new one, and promises this run's epoch before anybody hears of it.
+/// Reads the data directory, or makes a new one.
 fn recover(disk: &FileDisk, config: &Config) -> Result<Recovered, StartError> {
-    let mut recovered = match recovery::open(disk) {
+    let recovered = match recovery::open(disk) {
         Err(RecoveryError::Unformatted { directory }) => {
             tracing::info!("{directory} is new");
             let (cluster, incarnation) = (random()?, random()?);
@@ -117,12 +116,6 @@ fn recover(disk: &FileDisk, config: &Config) -> Result<Recovered, StartError> {
     if let Some((file, bad)) = &recovered.fell_back {
         tracing::warn!("{file} cannot be used ({bad}); an older snapshot and the log replace it");
     }
-    let past = u64::from(recovered.superblock.promised_epoch).max(recovered.tail.zxid >> 32);
-    let promise = Promise { epoch: past as u32 + 1, to: u64::from(config.server.id), ..recovered.promise() };
-    let promised = recovered.superblock.successor().promising(promise);
-    let path = config.data.dir.display().to_string();
-    promised.write(disk, COPIES - 1).map_err(|errno| RecoveryError::Io { path, offset: 0, errno })?;
-    recovered.superblock = promised;
     Ok(recovered)
 }
 

@@ -33,6 +33,17 @@ pub struct Tally {
     pub expired: u64,
 }
 
+impl Tally {
+    pub fn add(&mut self, other: &Tally) {
+        self.replies += other.replies;
+        self.writes_acknowledged += other.writes_acknowledged;
+        self.reads_checked += other.reads_checked;
+        self.events += other.events;
+        self.sessions += other.sessions;
+        self.expired += other.expired;
+    }
+}
+
 /// One client. The world moves its bytes.
 pub struct Client {
     pub outgoing: Vec<u8>,
@@ -67,6 +78,16 @@ impl Client {
             watches: BTreeMap::new(),
             acknowledged: 0,
         }
+    }
+
+    /// Has a session, and nothing asked that is not answered.
+    pub fn is_idle(&self) -> bool {
+        self.attached && self.asked.is_empty()
+    }
+
+    /// The highest zxid that it has seen.
+    pub fn last_zxid(&self) -> u64 {
+        self.last_zxid
     }
 
     pub fn is_connected(&self) -> bool {

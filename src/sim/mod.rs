@@ -1,8 +1,13 @@
-//! The simulator: the shipped brains and formats in one process, with every ring, socket, disk and clock under a seed.
-//! Refuses to be clever: the world moves bytes in random order, clients and history judge.
+//! The simulator: the shipped brains and formats of a whole ensemble in one process, with every ring, socket, link, disk and
+//! clock under a seed. docs/simulator.md says what it breaks and what it checks.
+//! Refuses to be clever: the world moves bytes, clients, history and the all-knowing observer judge.
 
 pub mod client;
 pub mod disk;
+pub mod ghost;
 pub mod history;
+pub mod net;
+pub mod plan;
+pub mod process;
 pub mod random;
 pub mod world;

@@ -1,469 +1,455 @@
-//! One server of several cores, its disk, and clients, in one thread under one seed. Every step moves something: bytes to
-//! or from a client, a shard's turn, the pipeline's turn, a disk completion, time, now and then a power cut. Each step
-//! keeps the order that the real loops keep (a shard applies what is published before it reads), everything else is random.
-//! Refuses to decide what is right: clients, history and digests do.
+//! A whole ensemble under one seed: servers with several cores each, their disks, the network, clients, faults, and the
+//! all-knowing observer. Time is virtual and jumps from event to event; whatever happens at the same time happens in the
+//! order in which it was decided. After the faults everything heals, has to settle, and all States have to be equal.
+//! Refuses to decide what is right: clients, history, digests and the observer do.
 
 use super::client::{Client, Tally};
 use super::disk::SimDisk;
+use super::ghost::Ghost;
 use super::history::History;
+use super::net::Net;
+use super::plan::Plan;
+use super::process::{Out, Process, Settings};
 use super::random::Dice;
 use crate::log::disk::Disk;
-use crate::log::recovery::{self, Format, Recovered, RecoveryError};
+use crate::log::recovery::{self, Format};
 use crate::log::segment::file_name;
-use crate::log::snapshot::SnapshotFile;
-use crate::log::{Effect, Frame, Job, Journal, LogConfig, OpId};
-use crate::pipeline::auth::AuthConfig;
-use crate::pipeline::message::{ConnId, Down, Up};
-use crate::pipeline::node::{Node, NodeConfig, NodeEffect, ReapConfig};
-use crate::pipeline::prepare::PrepareConfig;
-use crate::pipeline::replica::{Action, Census, Replica, ReplicaConfig};
+use crate::log::snapshot::SnapshotPointer;
+use crate::pipeline::message::ConnId;
+use crate::pipeline::replica::Census;
 use crate::tree::State;
-use crate::tree::snapshot::Loader;
-use crate::wire::batch::{Batch, Position};
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use crate::wire::batch::Position;
+use crate::zab::Standing;
+use crate::zab::message::{Message, frame_len};
+use crate::zab::quorum::Ensemble;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 
-/// The shape of a run.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    pub seed: u64,
-    pub shards: usize,
-    pub clients: usize,
-    pub steps: u64,
-}
+mod clients;
+mod effects;
+mod faults;
+
+const SEGMENT_BYTES: u64 = 128 << 10;
+const WALL_MS: i64 = 1_700_000_000_000;
+/// How long a healed ensemble may take to settle.
+const SETTLE_MS: u64 = 20_000;
 
 /// What a run did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     pub tally: Tally,
-    pub power_cuts: u64,
+    pub events: u64,
+    pub simulated_ms: u64,
     pub batches: u64,
-    pub snapshots: u64,
-    pub loads_from_snapshot: u64,
+    pub epochs: u64,
+    /// Faults that struck, by kind.
+    pub faults: BTreeMap<&'static str, u64>,
     /// Of all that clients received: equal seeds give equal traces.
     pub trace: u64,
 }
 
-const SEGMENT_BYTES: u64 = 1 << 20;
-
-struct Shard {
-    replica: Replica,
-    /// Batches of `published` already applied.
-    applied: usize,
-    /// Records on their way to the pipeline.
-    ring: VecDeque<Vec<u8>>,
-    downs: VecDeque<Down>,
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Event {
+    ShardTurn { server: u16, incarnation: u64, shard: usize },
+    PipelineTurn { server: u16, incarnation: u64 },
+    /// Bytes reach a server.
+    Arrive { from: u16, to: u16, generation: u64 },
+    /// Two servers try to connect.
+    Connect { a: u16, b: u16 },
+    /// A server learns that a connection is there, or gone.
+    LinkUp { server: u16, peer: u16, generation: u64 },
+    LinkDown { server: u16, peer: u16, generation: u64 },
+    DiskDone { server: u16, incarnation: u64 },
+    JobDone { server: u16, incarnation: u64 },
+    Background { server: u16, incarnation: u64, index: u64 },
+    Restart { server: u16 },
+    ClientTurn { client: usize },
+    /// What a client sent reaches its shard; what a shard sent reaches its client.
+    ToServer { client: usize, generation: u64 },
+    ToClient { client: usize, generation: u64 },
+    Fault { index: usize },
 }
 
-/// The running process.
-struct Running {
-    shards: Vec<Shard>,
-    node: Node,
-    journal: Journal,
-    published: Vec<Arc<Batch>>,
-    write: Option<(OpId, u32, u64, Frame)>,
-    jobs: VecDeque<Job>,
-    snapshot: Option<Walk>,
+impl Event {
+    fn kind(&self) -> &'static str {
+        match self {
+            Event::ShardTurn { .. } => "ev shard",
+            Event::PipelineTurn { .. } => "ev pipeline",
+            Event::Arrive { .. } => "ev arrive",
+            Event::Connect { .. } => "ev connect",
+            Event::LinkUp { .. } | Event::LinkDown { .. } => "ev link",
+            Event::DiskDone { .. } => "ev disk",
+            Event::JobDone { .. } => "ev job",
+            Event::Background { .. } => "ev background",
+            Event::Restart { .. } => "ev restart",
+            Event::ClientTurn { .. } => "ev client",
+            Event::ToServer { .. } => "ev toserver",
+            Event::ToClient { .. } => "ev toclient",
+            Event::Fault { .. } => "ev fault",
+        }
+    }
 }
 
-/// A snapshot that a shard is walking through.
-struct Walk {
-    shard: usize,
-    position: Position,
-    chunks: Vec<Vec<u8>>,
-}
-
-/// A client's connection: shard, connection, bytes on their way to the client.
-struct Link {
-    shard: usize,
-    conn: ConnId,
-    to_client: Vec<u8>,
+/// One machine.
+struct Machine {
+    disk: SimDisk,
+    process: Option<Process>,
+    paused_until_us: u64,
+    slow_factor: u64,
+    slow_until_us: u64,
+    fail_next_write: Option<u64>,
+    job_running: bool,
+    next_incarnation: u64,
+    formats: u64,
 }
 
 /// Everything.
 pub struct World {
     plan: Plan,
     dice: Dice,
-    disk: SimDisk,
-    running: Running,
-    clients: Vec<Client>,
-    links: Vec<Option<Link>>,
+    now_us: u64,
+    sequence: u64,
+    queue: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    machines: BTreeMap<u16, Machine>,
+    ensemble: Ensemble,
+    net: Net,
+    clients: Vec<clients::Slot>,
+    background: BTreeMap<u64, effects::Background>,
+    next_background: u64,
+    ghost: Ghost,
     history: History,
     digests: BTreeMap<u64, u128>,
-    chains: BTreeMap<u64, u128>,
-    now_ms: u64,
+    faults_over: bool,
     report: Report,
 }
 
 /// Runs a plan to its end; panics at the first violation.
 pub fn run(plan: Plan) -> Report {
     let mut world = World::new(plan);
-    for _ in 0..plan.steps {
-        world.step();
-    }
-    world.finish()
+    world.run_faults();
+    world.settle();
+    world.report()
 }
 
 impl World {
     fn new(plan: Plan) -> World {
-        let disk = SimDisk::new(plan.seed);
-        let format = Format { cluster: 7, server: 1, incarnation: 1, segment_bytes: SEGMENT_BYTES, member: true };
-        recovery::format(&disk, &format).expect("an empty disk can be formatted");
-        let (mut history, mut digests, mut chains) = (History::default(), BTreeMap::new(), BTreeMap::new());
-        let running = Running::start(&plan, &disk, 0, &mut history, &mut digests, &mut chains);
-        World {
-            plan,
+        let ensemble = Ensemble::majority(1..=plan.voters, plan.voters + 1..=plan.servers());
+        let mut world = World {
             dice: Dice::new(plan.seed ^ 0x5eed),
-            disk,
-            running,
-            clients: (0..plan.clients).map(|_| Client::new()).collect(),
-            links: (0..plan.clients).map(|_| None).collect(),
-            history,
-            digests,
-            chains,
-            now_ms: 0,
+            now_us: 0,
+            sequence: 0,
+            queue: BinaryHeap::new(),
+            machines: BTreeMap::new(),
+            ghost: Ghost::new(ensemble.clone()),
+            ensemble,
+            net: Net::default(),
+            clients: (0..plan.clients).map(|_| clients::Slot::default()).collect(),
+            background: BTreeMap::new(),
+            next_background: 0,
+            history: History::default(),
+            digests: BTreeMap::new(),
+            faults_over: false,
             report: Report::default(),
-        }
-    }
-
-    fn step(&mut self) {
-        match self.dice.below(1000) {
-            0..250 => self.client_acts(),
-            250..500 => self.shard_turn(),
-            500..650 => self.pipeline_turn(),
-            650..800 => self.disk_completes(),
-            800..900 => self.client_receives(),
-            900..960 => self.pass_time(),
-            960..985 => self.job_runs(),
-            985..998 => self.cut_connection(),
-            _ => self.cut_power(),
-        }
-    }
-
-    fn client_acts(&mut self) {
-        let i = self.dice.below(self.clients.len());
-        if !self.clients[i].is_connected() {
-            return self.connect(i);
-        }
-        for _ in 0..1 + self.dice.below(4) {
-            self.clients[i].act(&mut self.dice);
-        }
-    }
-
-    fn connect(&mut self, i: usize) {
-        let shard = self.dice.below(self.plan.shards);
-        let mut entropy = [0; 16];
-        entropy[..8].copy_from_slice(&self.dice.roll().to_be_bytes());
-        let peer = "127.0.0.1:1000".parse().expect("an address");
-        let replica = &mut self.running.shards[shard].replica;
-        let conn = replica.accept(peer, Census::default(), entropy).expect("there is no limit");
-        self.links[i] = Some(Link { shard, conn, to_client: Vec::new() });
-        self.clients[i].connect();
-    }
-
-    /// As the loop does: apply what is published, take answers, receive, act.
-    fn shard_turn(&mut self) {
-        let k = self.dice.below(self.plan.shards);
-        self.running.shards[k].replica.begin_turn(self.now_ms);
-        self.running.drain(k, &mut self.digests);
-        for i in 0..self.clients.len() {
-            let Some(link) = self.links[i].as_ref().filter(|l| l.shard == k) else { continue };
-            let outgoing = &mut self.clients[i].outgoing;
-            let len = if self.dice.chance(70) { outgoing.len() } else { self.dice.below(outgoing.len() + 1) };
-            let bytes: Vec<u8> = outgoing.drain(..len).collect();
-            if !bytes.is_empty() {
-                self.running.shards[k].replica.receive(link.conn, &bytes);
-            }
-        }
-        self.act(k);
-        self.walk(k);
-    }
-
-    /// A slice of a snapshot, between two turns; the file is written when the walk is done.
-    fn walk(&mut self, k: usize) {
-        let running = &mut self.running;
-        if running.snapshot.is_none() && running.journal.wants_snapshot() {
-            let shard = &mut running.shards[k];
-            let Some(last) = shard.applied.checked_sub(1).map(|i| running.published[i].position()) else { return };
-            shard.replica.state_mut().begin_snapshot();
-            running.journal.snapshot_started();
-            running.snapshot = Some(Walk { shard: k, position: last, chunks: Vec::new() });
-        }
-        let Some(walk) = running.snapshot.as_mut().filter(|w| w.shard == k) else { return };
-        let mut chunk = Vec::new();
-        let done = running.shards[k].replica.state_mut().snapshot_slice(1 + self.dice.below(3), &mut chunk);
-        walk.chunks.push(chunk);
-        if done {
-            self.write_snapshot();
-        }
-    }
-
-    fn write_snapshot(&mut self) {
-        let walk = self.running.snapshot.take().expect("a walk has ended");
-        let mut file = SnapshotFile::create(&self.disk, 7, walk.position).expect("the disk works");
-        walk.chunks.iter().for_each(|chunk| file.push(chunk).expect("the disk works"));
-        let pointer = file.finish().expect("what was written reads back");
-        let mut effects = Vec::new();
-        self.running.journal.snapshot_written(Ok(pointer), self.now_ms, &mut effects);
-        self.running.take(effects);
-        self.report.snapshots += 1;
-    }
-
-    fn act(&mut self, k: usize) {
-        let shard = &mut self.running.shards[k];
-        shard.take_submits();
-        shard.replica.resume();
-        while let Some(action) = shard.replica.next_action() {
-            let (conn, closes) = match action {
-                Action::Flush(conn) => (conn, false),
-                Action::Close(conn) => (conn, true),
-                Action::Pause(_) | Action::Resume(_) | Action::FourLetter(..) => continue,
+            plan,
+        };
+        for server in 1..=world.plan.servers() {
+            let disk = SimDisk::new(world.plan.seed ^ u64::from(server) << 40);
+            let machine = Machine {
+                disk,
+                process: None,
+                paused_until_us: 0,
+                slow_factor: 1,
+                slow_until_us: 0,
+                fail_next_write: None,
+                job_running: false,
+                next_incarnation: 1,
+                formats: 0,
             };
-            let bytes = shard.replica.take_output(conn);
-            let owner = self.links.iter().position(|l| l.as_ref().is_some_and(|l| l.shard == k && l.conn == conn));
-            if let Some(link) = owner.and_then(|i| self.links[i].as_mut()) {
-                link.to_client.extend_from_slice(&bytes);
+            world.machines.insert(server, machine);
+            world.format(server);
+            let delay_us = world.dice.below(50_000) as u64;
+            world.at(delay_us, Event::Restart { server });
+        }
+        for client in 0..world.plan.clients {
+            world.at(1000, Event::ClientTurn { client });
+        }
+        for (index, (at_ms, _)) in world.plan.faults.clone().iter().enumerate() {
+            world.at(at_ms * 1000, Event::Fault { index });
+        }
+        for a in 1..=world.plan.servers() {
+            for b in a + 1..=world.plan.servers() {
+                world.at(1000, Event::Connect { a, b });
             }
-            shard.replica.sent(conn, bytes);
-            if closes {
-                shard.replica.closed(conn);
-                if let Some(i) = owner {
-                    self.deliver(i, usize::MAX);
-                    self.links[i] = None;
-                    self.clients[i].disconnected();
+        }
+        world
+    }
+
+    fn format(&mut self, server: u16) {
+        let machine = self.machines.get_mut(&server).expect("a machine");
+        machine.formats += 1;
+        let identity = u128::from(self.plan.seed) << 32 | u128::from(server) << 8 | u128::from(machine.formats);
+        let member = self.ensemble.is_alone();
+        let format = Format { cluster: identity, server: u64::from(server), incarnation: identity, segment_bytes: SEGMENT_BYTES, member };
+        recovery::format(&machine.disk, &format).expect("an empty disk can be formatted");
+    }
+
+    // ---- time
+
+    fn now_ms(&self) -> u64 {
+        self.now_us / 1000
+    }
+
+    fn wall_ms(&self) -> i64 {
+        WALL_MS + self.now_ms() as i64
+    }
+
+    fn at(&mut self, at_us: u64, event: Event) {
+        self.sequence += 1;
+        self.queue.push(Reverse((at_us.max(self.now_us), self.sequence, event)));
+    }
+
+    fn after(&mut self, delay_us: u64, event: Event) {
+        self.at(self.now_us + delay_us, event);
+    }
+
+    fn run_faults(&mut self) {
+        let end_us = self.plan.duration_ms * 1000;
+        while let Some(Reverse((at_us, _, event))) = self.queue.pop_if_before(end_us) {
+            self.now_us = at_us;
+            self.report.events += 1;
+            self.handle(event);
+            if self.report.events >= self.plan.events_max {
+                break;
+            }
+        }
+        self.now_us = self.now_us.max(end_us.min(self.now_us + 1));
+    }
+
+    /// Faults stop and everything heals: a leader must serve, all work must end, and all States must be equal (L1).
+    fn settle(&mut self) {
+        self.faults_over = true;
+        self.heal();
+        let end_us = self.now_us + SETTLE_MS * 1000;
+        let mut next_look_us = self.now_us + 100_000;
+        while let Some(Reverse((at_us, _, event))) = self.queue.pop_if_before(end_us) {
+            self.now_us = at_us;
+            self.report.events += 1;
+            self.handle(event);
+            if self.now_us >= next_look_us {
+                next_look_us = self.now_us + 100_000;
+                if self.is_settled() {
+                    return;
                 }
-                return self.act(k);
             }
         }
+        panic!("L1: nothing settles within {SETTLE_MS} ms of the last fault: {}", self.describe());
     }
 
-    fn deliver(&mut self, i: usize, at_most: usize) {
-        let Some(link) = self.links[i].as_mut() else { return };
-        let len = at_most.min(link.to_client.len());
-        let bytes: Vec<u8> = link.to_client.drain(..len).collect();
-        for byte in &bytes {
-            self.report.trace = self.report.trace.rotate_left(5).wrapping_mul(0x100_0000_01b3) ^ u64::from(*byte);
-        }
-        self.clients[i].receive(&bytes, &self.history);
+    fn is_settled(&self) -> bool {
+        let last = self.ghost.last_committed();
+        let leads = |m: &Machine| m.process.as_ref().is_some_and(|p| matches!(p.node.standing(), Standing::Leading { established: true, .. }));
+        let caught_up = |m: &Machine| {
+            m.process.as_ref().is_some_and(|p| p.node.serves() && p.shards.iter().all(|s| s.replica.applied() == last))
+        };
+        self.machines.values().filter(|m| leads(m)).count() == 1
+            && self.machines.values().all(caught_up)
+            && self.clients.iter().all(clients::Slot::is_idle)
     }
 
-    fn client_receives(&mut self) {
-        let i = self.dice.below(self.clients.len());
-        let waiting = self.links[i].as_ref().map_or(0, |l| l.to_client.len());
-        let len = if self.dice.chance(70) { waiting } else { self.dice.below(waiting + 1) };
-        self.deliver(i, len);
-    }
-
-    fn pipeline_turn(&mut self) {
-        self.running.drain(0, &mut self.digests);
-        self.act(0);
-        let running = &mut self.running;
-        running.node.applied(running.shards[0].replica.applied());
-        let wall_ms = 1_000_000 + self.now_ms as i64;
-        for k in 0..running.shards.len() {
-            let take = self.dice.below(running.shards[k].ring.len() + 1);
-            for record in running.shards[k].ring.drain(..take).collect::<Vec<_>>() {
-                running.node.up(k as u16, Up::decode(&record), running.shards[0].replica.state(), self.now_ms, wall_ms);
+    fn describe(&self) -> String {
+        let server = |(server, m): (&u16, &Machine)| match &m.process {
+            None => format!("server {server} is down"),
+            Some(p) => {
+                let applied: Vec<String> = p.shards.iter().map(|s| format!("0x{:x}", s.replica.applied())).collect();
+                let (standing, serves) = (p.node.standing(), p.node.serves());
+                format!("server {server} {standing:?} serves {serves} promised {} applied {applied:?}", p.node.promised_epoch())
             }
-        }
-        running.node.tick(running.shards[0].replica.state(), self.now_ms, wall_ms);
-        running.append(self.now_ms);
-        running.effects(&mut self.history, &mut self.chains);
+        };
+        let servers: Vec<String> = self.machines.iter().map(server).collect();
+        let busy = self.clients.iter().filter(|c| !c.is_idle()).count();
+        format!("{}; committed 0x{:x}; {busy} clients wait", servers.join("; "), self.ghost.last_committed())
     }
 
-    fn disk_completes(&mut self) {
-        if let Some((op, slot, offset, frame)) = self.running.write.take() {
-            let file = self.disk.open(&file_name(slot)).expect("the disk works").expect("the slot exists");
-            self.disk.write_at(&file, offset, frame.bytes()).and_then(|()| self.disk.sync(&file)).expect("the disk works");
-            self.running.written(op, self.now_ms);
-            self.running.effects(&mut self.history, &mut self.chains);
+    fn report(mut self) -> Report {
+        for slot in &self.clients {
+            self.report.tally.add(&slot.client.tally);
         }
-    }
-
-    fn job_runs(&mut self) {
-        if let Some(job) = self.running.jobs.pop_front() {
-            job.run(&self.disk).expect("the disk works");
-            let mut effects = Vec::new();
-            self.running.journal.background_done(Ok(()), self.now_ms, &mut effects);
-            self.running.take(effects);
-        }
-    }
-
-    fn pass_time(&mut self) {
-        self.now_ms += self.dice.below(100) as u64;
-        for k in 0..self.plan.shards {
-            // A report says that the sockets were drained: it must follow the receiving of the same turn.
-            self.running.shards[k].replica.begin_turn(self.now_ms);
-            self.running.drain(k, &mut self.digests);
-            self.act(k);
-            if self.dice.chance(50) {
-                self.running.shards[k].replica.tick();
-                self.running.shards[k].take_submits();
-            }
-        }
-        if self.dice.chance(20) {
-            let i = self.dice.below(self.clients.len());
-            self.clients[i].ping();
-        }
-        let mut effects = Vec::new();
-        self.running.journal.tick(self.now_ms, &mut effects);
-        self.running.take(effects);
-    }
-
-    fn cut_connection(&mut self) {
-        let i = self.dice.below(self.clients.len());
-        if let Some(link) = self.links[i].take() {
-            self.running.shards[link.shard].replica.closed(link.conn);
-            self.clients[i].disconnected();
-        }
-    }
-
-    /// Everything in memory is gone, and any part of what was not synced.
-    fn cut_power(&mut self) {
-        if !self.dice.chance(20) {
-            return;
-        }
-        if let Some((_, slot, offset, frame)) = self.running.write.take() {
-            let file = self.disk.open(&file_name(slot)).expect("the disk works").expect("the slot exists");
-            self.disk.write_at(&file, offset, frame.bytes()).expect("the disk works");
-        }
-        self.disk.power_on(self.dice.roll());
-        self.report.power_cuts += 1;
-        self.report.batches += self.running.published.len() as u64;
-        self.running = Running::start(&self.plan, &self.disk, self.now_ms, &mut self.history, &mut self.digests, &mut self.chains);
-        self.report.loads_from_snapshot += u64::from(self.running.journal.superblock().snapshot.is_some());
-        let tail = self.running.node.last_proposed();
-        for (i, client) in self.clients.iter_mut().enumerate() {
-            assert!(client.acknowledged < tail, "zxid 0x{:x} was acknowledged and is lost", client.acknowledged);
-            self.links[i] = None;
-            client.disconnected();
-        }
-    }
-
-    /// Faults stop, everything under way ends, and all shards agree.
-    fn finish(mut self) -> Report {
-        for _ in 0..3000 {
-            match self.dice.below(4) {
-                0 => self.shard_turn(),
-                1 => self.pipeline_turn(),
-                2 => self.disk_completes(),
-                _ => (0..self.clients.len()).for_each(|i| self.deliver(i, usize::MAX)),
-            }
-        }
-        let applied: Vec<u64> = self.running.shards.iter().map(|s| s.replica.applied()).collect();
-        assert!(applied.iter().all(|z| *z == self.running.node.last_proposed()), "everything proposed is applied: {applied:x?}");
-        for client in &self.clients {
-            let t = &client.tally;
-            let sum = &mut self.report.tally;
-            sum.replies += t.replies;
-            sum.writes_acknowledged += t.writes_acknowledged;
-            sum.reads_checked += t.reads_checked;
-            sum.events += t.events;
-            sum.sessions += t.sessions;
-            sum.expired += t.expired;
-        }
-        self.report.batches += self.running.published.len() as u64;
+        self.report.simulated_ms = self.now_ms();
+        self.report.batches = self.ghost.batches_committed() as u64;
+        self.report.epochs = self.ghost.last_committed() >> 32;
         self.report
     }
-}
 
-impl Shard {
-    /// Moves what the replica submitted into the ring, record by record.
-    fn take_submits(&mut self) {
-        let submits = std::mem::take(self.replica.submits());
-        let mut rest = &submits[..];
-        while let Some((len, tail)) = rest.split_first_chunk::<4>() {
-            let (record, tail) = tail.split_at(u32::from_le_bytes(*len) as usize);
-            self.ring.push_back(record.to_vec());
-            rest = tail;
+    // ---- events
+
+    fn handle(&mut self, event: Event) {
+        *self.report.faults.entry(event.kind()).or_default() += 1;
+        match event {
+            Event::ShardTurn { server, incarnation, shard } => self.shard_turn(server, incarnation, shard),
+            Event::PipelineTurn { server, incarnation } => self.pipeline_turn(server, incarnation),
+            Event::Arrive { from, to, generation } => self.arrive(from, to, generation),
+            Event::Connect { a, b } => self.connect(a, b),
+            Event::LinkUp { server, peer, generation } => self.link_up(server, peer, generation),
+            Event::LinkDown { server, peer, generation } => self.link_down(server, peer, generation),
+            Event::DiskDone { server, incarnation } => self.disk_done(server, incarnation),
+            Event::JobDone { server, incarnation } => self.job_done(server, incarnation),
+            Event::Background { server, incarnation, index } => self.background_done(server, incarnation, index),
+            Event::Restart { server } => self.restart(server),
+            Event::ClientTurn { client } => self.client_turn(client),
+            Event::ToServer { client, generation } => self.to_server(client, generation),
+            Event::ToClient { client, generation } => self.to_client(client, generation),
+            Event::Fault { index } => self.strike(index),
         }
     }
-}
 
-impl Running {
-    /// A start of the server: recover, load every shard's State, begin a new epoch.
-    fn start(
-        plan: &Plan,
-        disk: &SimDisk,
-        now_ms: u64,
-        history: &mut History,
-        digests: &mut BTreeMap<u64, u128>,
-        chains: &mut BTreeMap<u64, u128>,
-    ) -> Running {
-        let found = match recovery::open(disk) {
-            Ok(found) => found,
-            Err(RecoveryError::Unformatted { .. }) => unreachable!("the disk was formatted"),
-            Err(error) => panic!("a power cut is survived: {error}"),
+    /// Runs `f` on a running process that is not paused, then does what it wants. False: it is another process by now. A
+    /// paused one gets the event when it goes on.
+    fn with_process(&mut self, server: u16, incarnation: u64, event: Event, f: impl FnOnce(&mut World, &mut Process)) {
+        let Some(machine) = self.machines.get_mut(&server) else { return };
+        if machine.process.as_ref().is_none_or(|p| p.incarnation != incarnation) {
+            return;
+        }
+        if machine.paused_until_us > self.now_us {
+            let until_us = machine.paused_until_us;
+            return self.at(until_us, event);
+        }
+        let Some(mut process) = machine.process.take() else { return };
+        f(self, &mut process);
+        let outs = std::mem::take(&mut process.outs);
+        let leads = match process.node.standing() {
+            Standing::Leading { epoch, .. } => Some(epoch),
+            _ => None,
         };
-        let shards: Vec<Shard> = (0..plan.shards)
-            .map(|k| {
-                let state = load(disk, &found, history, digests, chains);
-                let replica = Replica::new(replica_config(k as u16, found.superblock.boot), state);
-                Shard { replica, applied: 0, ring: VecDeque::new(), downs: VecDeque::new() }
-            })
-            .collect();
-        let log = LogConfig { slots: 3, snapshot_payload_bytes: 20_000, snapshot_txns: 100, ..LogConfig::default() };
-        let journal = Journal::new(&found, log, u128::from(plan.seed) + u128::from(found.superblock.boot));
-        let mut node = Node::new(node_config(plan, &found), found.tail, shards[0].replica.state(), now_ms);
-        node.start(1_000_000 + now_ms as i64);
-        let mut running = Running { shards, node, journal, published: Vec::new(), write: None, jobs: VecDeque::new(), snapshot: None };
-        running.append(now_ms);
-        running
-    }
-
-    fn append(&mut self, now_ms: u64) {
-        let mut effects = Vec::new();
-        self.journal.tick(now_ms, &mut effects);
-        if self.journal.ready()
-            && let Some(batch) = self.node.close_batch()
-        {
-            let batch = self.journal.append(batch, &mut effects);
-            self.node.appended(batch);
+        if let Some(epoch) = leads {
+            self.ghost.leads(server, epoch, |position| process.node.has(position));
         }
-        self.take(effects);
+        self.machines.get_mut(&server).expect("it is there").process = Some(process);
+        self.outs(server, incarnation, outs);
+        self.start_io(server);
     }
 
-    fn written(&mut self, op: OpId, now_ms: u64) {
-        let mut effects = Vec::new();
-        self.journal.written(op, Ok(()), now_ms, &mut effects);
-        self.take(effects);
-    }
-
-    fn take(&mut self, effects: Vec<Effect>) {
-        for effect in effects {
-            match effect {
-                Effect::Write { op, slot, offset, frame } => self.write = Some((op, slot, offset, frame)),
-                Effect::Durable(position) => self.node.durable(position.zxid),
-                Effect::Background(job) => self.jobs.push_back(job),
-                Effect::Promised(_) | Effect::Installed(_) => unreachable!("a server without peers asks for neither"),
-                Effect::Fatal(failure) => panic!("the disk works: {failure}"),
+    fn shard_turn(&mut self, server: u16, incarnation: u64, shard: usize) {
+        let event = Event::ShardTurn { server, incarnation, shard };
+        self.with_process(server, incarnation, event, |world, process| {
+            if process.shards[shard].turn_us.take_if(|due| *due <= world.now_us).is_none() {
+                return;
             }
-        }
+            let now_ms = world.now_ms();
+            let digests = &mut world.digests;
+            let news = process.shard_turn(shard, now_ms, |state| agree(digests, state));
+            world.wake_shard(process, server, shard, 50_000);
+            if news {
+                world.wake_pipeline(process, server, 5);
+            }
+        });
     }
 
-    fn effects(&mut self, history: &mut History, chains: &mut BTreeMap<u64, u128>) {
-        while let Some(effect) = self.node.next_effect() {
-            match effect {
-                NodeEffect::Publish(batch) => {
-                    history.observe(&batch);
-                    chains.insert(batch.position().zxid, batch.position().chain);
-                    self.published.push(batch);
+    fn pipeline_turn(&mut self, server: u16, incarnation: u64) {
+        let event = Event::PipelineTurn { server, incarnation };
+        self.with_process(server, incarnation, event, |world, process| {
+            if process.turn_us.take_if(|due| *due <= world.now_us).is_none() {
+                return;
+            }
+            let (now_ms, wall_ms) = (world.now_ms(), world.wall_ms());
+            let digests = &mut world.digests;
+            process.pipeline_turn(now_ms, wall_ms, |state| agree(digests, state));
+            let next_ms = process.node.deadline_ms().clamp(now_ms + 1, now_ms + 50);
+            world.wake_pipeline(process, server, (next_ms - now_ms) * 1000);
+            for shard in 0..process.shards.len() {
+                if process.has_news(shard) {
+                    let delay_us = 3 + world.dice.below(40) as u64;
+                    world.wake_shard(process, server, shard, delay_us);
                 }
-                NodeEffect::Down { shard, message } => self.shards[usize::from(shard)].downs.push_back(message),
             }
+        });
+    }
+
+    /// A turn of the pipeline within `delay_us`, if none is due earlier.
+    fn wake_pipeline(&mut self, process: &mut Process, server: u16, delay_us: u64) {
+        let at_us = self.now_us + delay_us;
+        if process.turn_us.is_none_or(|due| due > at_us) {
+            process.turn_us = Some(at_us);
+            self.at(at_us, Event::PipelineTurn { server, incarnation: process.incarnation });
         }
     }
 
-    /// A shard takes its answers and applies everything published, in this order: answers belong between transactions.
-    fn drain(&mut self, k: usize, digests: &mut BTreeMap<u64, u128>) {
-        let shard = &mut self.shards[k];
-        while let Some(message) = shard.downs.pop_front() {
-            shard.replica.down(message);
+    fn wake_shard(&mut self, process: &mut Process, server: u16, shard: usize, delay_us: u64) {
+        let at_us = self.now_us + delay_us;
+        if process.shards[shard].turn_us.is_none_or(|due| due > at_us) {
+            process.shards[shard].turn_us = Some(at_us);
+            self.at(at_us, Event::ShardTurn { server, incarnation: process.incarnation, shard });
         }
-        while let Some(batch) = self.published.get(shard.applied) {
-            shard.replica.apply(batch);
-            shard.applied += 1;
-            agree(digests, shard.replica.state());
+    }
+
+    // ---- links
+
+    fn arrive(&mut self, from: u16, to: u16, generation: u64) {
+        if self.net.generation(from, to) != Some(generation) {
+            return;
+        }
+        let bytes = self.net.arrived(from, to, self.now_us);
+        let Some(mut process) = self.machines.get_mut(&to).and_then(|m| m.process.take()) else { return };
+        if process.links.get(&from) == Some(&generation) {
+            process.inbox.entry(from).or_default().extend_from_slice(&bytes);
+            self.wake_pipeline(&mut process, to, 5);
+        }
+        self.machines.get_mut(&to).expect("it is there").process = Some(process);
+    }
+
+    /// Servers try to connect again and again; it works when both are there and the way is open.
+    fn connect(&mut self, a: u16, b: u16) {
+        let again_us = 20_000 + self.dice.below(60_000) as u64;
+        self.after(again_us, Event::Connect { a, b });
+        let runs = |server: u16| self.machines[&server].process.is_some() && self.machines[&server].paused_until_us <= self.now_us;
+        let open = self.net.open_us(a, b, self.now_us) == self.now_us && self.net.open_us(b, a, self.now_us) == self.now_us;
+        if self.net.generation(a, b).is_none() && open && runs(a) && runs(b) {
+            let generation = self.net.connect(a, b);
+            let delay_us = self.dice.below(2000) as u64;
+            self.after(delay_us, Event::LinkUp { server: a, peer: b, generation });
+            self.after(delay_us / 2, Event::LinkUp { server: b, peer: a, generation });
+        }
+    }
+
+    fn link_up(&mut self, server: u16, peer: u16, generation: u64) {
+        if self.net.generation(server, peer) != Some(generation) {
+            return;
+        }
+        let Some(incarnation) = self.machines[&server].process.as_ref().map(|p| p.incarnation) else { return };
+        self.with_process(server, incarnation, Event::LinkUp { server, peer, generation }, |world, process| {
+            let now_ms = world.now_ms();
+            if process.links.insert(peer, generation).is_some() {
+                process.node.peer_down(peer, now_ms);
+            }
+            process.inbox.remove(&peer);
+            process.node.peer_up(peer, now_ms);
+            process.node_effects(now_ms);
+            // What came before it was known is there now.
+            world.at(world.now_us, Event::Arrive { from: peer, to: server, generation });
+            world.wake_pipeline(process, server, 5);
+        });
+    }
+
+    fn link_down(&mut self, server: u16, peer: u16, generation: u64) {
+        let Some(incarnation) = self.machines[&server].process.as_ref().map(|p| p.incarnation) else { return };
+        self.with_process(server, incarnation, Event::LinkDown { server, peer, generation }, |world, process| {
+            if process.links.get(&peer) == Some(&generation) {
+                process.links.remove(&peer);
+                process.inbox.remove(&peer);
+                let now_ms = world.now_ms();
+                process.node.peer_down(peer, now_ms);
+                process.node_effects(now_ms);
+                world.wake_pipeline(process, server, 5);
+            }
+        });
+    }
+
+    /// The connection breaks. Each end hears of it when the other's word gets through, or by itself after a while.
+    fn break_link(&mut self, a: u16, b: u16) {
+        let Some(generation) = self.net.disconnect(a, b) else { return };
+        for (server, peer) in [(a, b), (b, a)] {
+            let open_us = self.net.open_us(peer, server, self.now_us).min(self.now_us + 2_000_000);
+            let delay_us = self.dice.below(500) as u64;
+            self.at(open_us + delay_us, Event::LinkDown { server, peer, generation });
         }
     }
 }
@@ -472,62 +458,16 @@ impl Running {
 fn agree(digests: &mut BTreeMap<u64, u128>, state: &State) {
     let digest = state.digest().expect("the simulator keeps digests");
     let known = *digests.entry(state.applied()).or_insert(digest);
-    assert_eq!(known, digest, "two states at zxid 0x{:x} differ", state.applied());
+    assert_eq!(known, digest, "B4: two states at zxid 0x{:x} differ", state.applied());
 }
 
-fn load(
-    disk: &SimDisk,
-    found: &Recovered,
-    history: &mut History,
-    digests: &mut BTreeMap<u64, u128>,
-    chains: &mut BTreeMap<u64, u128>,
-) -> State {
-    let mut loader = Loader::new(true);
-    found.load_snapshot(disk, |chunk| loader.push(chunk).expect("the file was verified"), |_, _| ()).expect("the file was verified");
-    let mut state = match found.snapshot {
-        Some(_) => loader.finish().expect("a snapshot is whole"),
-        None => State::new(true),
-    };
-    if found.snapshot.is_some() {
-        agree(digests, &state);
-    }
-    let replayed = found.replay(
-        disk,
-        found.tail.zxid,
-        |batch| {
-            let position = batch.position();
-            if let Some(chain) = chains.get(&position.zxid) {
-                assert_eq!(*chain, position.chain, "what was published at 0x{:x} came back different", position.zxid);
-            } else {
-                history.observe(batch);
-                chains.insert(position.zxid, position.chain);
-            }
-            let mut applied = Default::default();
-            for txn in batch.txns() {
-                state.apply(txn, &mut applied, Default::default());
-            }
-            agree(digests, &state);
-        },
-        |_, _| (),
-    );
-    replayed.expect("what recovery found can be replayed");
-    state
+trait PopBefore {
+    fn pop_if_before(&mut self, end_us: u64) -> Option<Reverse<(u64, u64, Event)>>;
 }
 
-fn replica_config(shard: u16, boot: u32) -> ReplicaConfig {
-    ReplicaConfig { shard, boot, ..ReplicaConfig::default() }
-}
-
-fn node_config(plan: &Plan, found: &Recovered) -> NodeConfig {
-    NodeConfig {
-        cluster: found.superblock.cluster,
-        server: 1,
-        boot: found.superblock.boot,
-        epoch: (found.tail.zxid >> 32) as u32 + 1,
-        shards: plan.shards,
-        tick_ms: 1000,
-        prepare: PrepareConfig { auth: AuthConfig::default(), extended_types_enabled: true, enforce_quota: false },
-        reap: ReapConfig::default(),
+impl PopBefore for BinaryHeap<Reverse<(u64, u64, Event)>> {
+    fn pop_if_before(&mut self, end_us: u64) -> Option<Reverse<(u64, u64, Event)>> {
+        if self.peek()?.0.0 > end_us { None } else { self.pop() }
     }
 }
 
@@ -539,25 +479,16 @@ mod tests {
     fn many_seeds_keep_every_promise() {
         let mut total = Report::default();
         for seed in 0..60 {
-            let report = run(Plan { seed, shards: 1 + seed as usize % 3, clients: 4, steps: 6000 });
-            total.power_cuts += report.power_cuts;
-            total.snapshots += report.snapshots;
-            total.loads_from_snapshot += report.loads_from_snapshot;
-            total.tally.events += report.tally.events;
-            total.tally.reads_checked += report.tally.reads_checked;
-            total.tally.writes_acknowledged += report.tally.writes_acknowledged;
-            total.tally.expired += report.tally.expired;
+            let report = run(Plan::of_seed(seed));
+            total.tally.add(&report.tally);
+            total.batches += report.batches;
         }
         let t = total.tally;
-        assert!(
-            total.power_cuts > 50 && t.events > 100 && t.reads_checked > 1000 && t.writes_acknowledged > 1000 && t.expired > 5,
-            "{total:?}"
-        );
+        assert!(t.events > 100 && t.reads_checked > 1000 && t.writes_acknowledged > 1000, "{total:?}");
     }
 
     #[test]
     fn a_seed_repeats_itself() {
-        let plan = Plan { seed: 42, shards: 2, clients: 3, steps: 5000 };
-        assert_eq!(run(plan), run(plan));
+        assert_eq!(run(Plan::of_seed(42)), run(Plan::of_seed(42)));
     }
 }

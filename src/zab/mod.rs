@@ -126,7 +126,7 @@ pub enum Standing {
     /// Follows; `serving`: the leader's history up to its (e,0) is committed here.
     Following { leader: u16, serving: bool },
     /// Leads; `established`: (e,0) is committed.
-    Leading { established: bool },
+    Leading { epoch: u32, established: bool },
 }
 
 /// The replication brain of one server. See the module heading.
@@ -220,9 +220,14 @@ impl Zab {
     pub fn standing(&self) -> Standing {
         match &self.role {
             Role::Looking(_) | Role::Candidate(_) => Standing::Looking,
-            Role::Leader(leader) => Standing::Leading { established: leader.established },
+            Role::Leader(leader) => Standing::Leading { epoch: leader.epoch, established: leader.established },
             Role::Follower(follower) => Standing::Following { leader: follower.leader, serving: follower.serving },
         }
+    }
+
+    /// Whether the log has this batch end, with this history before it.
+    pub fn has(&self, position: Position) -> bool {
+        self.positions.has(position)
     }
 
     pub fn next_effect(&mut self) -> Option<Effect> {

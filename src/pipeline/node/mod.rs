@@ -207,6 +207,11 @@ impl Node {
         self.zab.standing()
     }
 
+    /// Whether our log has this batch end, with this history before it.
+    pub fn has(&self, position: Position) -> bool {
+        self.zab.has(position)
+    }
+
     pub fn committed(&self) -> u64 {
         self.zab.committed()
     }
@@ -320,7 +325,9 @@ impl Node {
 
     /// Whether transactions may be proposed now.
     fn proposes(&self) -> bool {
-        matches!(self.leading, Some((_, true))) && !self.zab.wants_renewal()
+        // While it renews its epoch a leader is none, for replication.
+        let leads = matches!(self.zab.standing(), Standing::Leading { .. });
+        leads && matches!(self.leading, Some((_, true))) && !self.zab.wants_renewal()
     }
 
     /// Proposes (e,0), the first record of this epoch. Nothing is served before it is committed.

@@ -272,7 +272,7 @@ impl Node {
 
     fn commit(&mut self, batch: Arc<Batch>) {
         let zxid = batch.position().zxid;
-        self.release_answers(Some(batch.header().first_zxid));
+        self.release_answers(Some(zxid));
         while let Some((_, bytes)) = self.proposed.pop_front_if(|(proposed, _)| *proposed <= zxid) {
             self.proposed_bytes -= bytes;
         }

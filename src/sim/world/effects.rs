@@ -1,0 +1,211 @@
+//! What servers want done: bytes sent, disks written, files read in the background, observers told.
+//! Refuses to decide anything but how long it takes.
+
+use super::*;
+use crate::limits::{FEED_BYTES, SNAPSHOT_CHUNK_BYTES};
+use crate::log::feed::{self, FeedError};
+use crate::log::incoming::IncomingSnapshot;
+use crate::log::snapshot::{self, SnapshotFile};
+use crate::sim::process::Write;
+
+/// Work beside the pipeline, done at its time.
+pub(super) enum Background {
+    Feed { after: Position, token: u64 },
+    ReadSnapshot { peer: u16, pointer: SnapshotPointer, offset: u64 },
+    WriteSnapshot { pointer: SnapshotPointer, offset: u64, bytes: Vec<u8>, last: bool },
+    Snapshot { position: Position, chunks: Vec<Vec<u8>> },
+}
+
+impl World {
+    pub(super) fn outs(&mut self, server: u16, incarnation: u64, outs: Vec<Out>) {
+        for out in outs {
+            match out {
+                Out::Send { peer, frame } => self.send(server, peer, &frame),
+                Out::Disconnect { peer } => self.break_link(server, peer),
+                Out::Took(batch) => self.ghost.took(server, &batch),
+                Out::Published(batch) => {
+                    if self.ghost.published(server, &batch) {
+                        self.history.observe(&batch);
+                    }
+                }
+                Out::Promised(promise) => self.ghost.promised(server, promise.epoch),
+                Out::Truncated(to) => self.ghost.truncated(server, to),
+                Out::Installed(pointer) => self.install(server, incarnation, pointer),
+                Out::Client { shard, conn, bytes, close } => self.from_shard(server, incarnation, shard, conn, &bytes, close),
+                Out::Feed { after, token } => self.in_background(server, incarnation, Background::Feed { after, token }),
+                Out::ReadSnapshot { peer, pointer, offset } => {
+                    self.in_background(server, incarnation, Background::ReadSnapshot { peer, pointer, offset });
+                }
+                Out::WriteSnapshot { pointer, offset, bytes, last } => {
+                    self.in_background(server, incarnation, Background::WriteSnapshot { pointer, offset, bytes, last });
+                }
+                Out::Snapshot { position, chunks } => {
+                    self.in_background(server, incarnation, Background::Snapshot { position, chunks });
+                }
+                Out::Died => return self.crash(server, false, 100_000),
+            }
+        }
+    }
+
+    fn send(&mut self, server: u16, peer: u16, frame: &[u8]) {
+        let Some(generation) = self.net.generation(server, peer) else { return };
+        let known = self.machines[&server].process.as_ref().and_then(|p| p.links.get(&peer).copied());
+        if known != Some(generation) {
+            return;
+        }
+        assert_eq!(frame_len(frame), Ok(Some(frame.len())), "a frame is whole");
+        let message = Message::decode(&frame[4..]).expect("servers send messages");
+        self.ghost.sends(server, peer, &message);
+        if let Some(at_us) = self.net.send(server, peer, frame, self.now_us, &mut self.dice) {
+            self.at(at_us, Event::Arrive { from: server, to: peer, generation });
+        }
+    }
+
+    // ---- disks
+
+    /// Starts a write or a job that is waiting.
+    pub(super) fn start_io(&mut self, server: u16) {
+        let slow = self.slowness(server);
+        let delay_us = (80 + self.dice.below(200) as u64) * slow;
+        let machine = self.machines.get_mut(&server).expect("it is there");
+        let Some(process) = &mut machine.process else { return };
+        let incarnation = process.incarnation;
+        let write = process.write.is_some() && !std::mem::replace(&mut process.writing, true);
+        let job = !process.jobs.is_empty() && !std::mem::replace(&mut machine.job_running, true);
+        if write {
+            self.after(delay_us, Event::DiskDone { server, incarnation });
+        }
+        if job {
+            self.after(2 * delay_us, Event::JobDone { server, incarnation });
+        }
+    }
+
+    fn slowness(&self, server: u16) -> u64 {
+        let machine = &self.machines[&server];
+        if machine.slow_until_us > self.now_us { machine.slow_factor } else { 1 }
+    }
+
+    pub(super) fn disk_done(&mut self, server: u16, incarnation: u64) {
+        let failed = self.machines.get_mut(&server).expect("it is there").fail_next_write.take();
+        if let Some(down_us) = failed {
+            // Part of it may be there; nothing is said of it.
+            return self.crash(server, true, down_us);
+        }
+        self.with_process(server, incarnation, Event::DiskDone { server, incarnation }, |world, process| {
+            let Some(Write { op, slot, offset, frame }) = process.write.take() else { return };
+            process.writing = false;
+            let disk = &world.machines[&server].disk;
+            let file = disk.open(&file_name(slot)).expect("the disk works").expect("the slot exists");
+            disk.write_at(&file, offset, frame.bytes()).and_then(|()| disk.sync(&file)).expect("the disk works");
+            let now_ms = world.now_ms();
+            let mut effects = Vec::new();
+            process.journal.written(op, Ok(()), now_ms, &mut effects);
+            for effect in &effects {
+                if let crate::log::Effect::Durable(position) = effect {
+                    world.ghost.durable(server, *position);
+                }
+            }
+            process.journal_effects(effects, now_ms);
+            world.wake_pipeline(process, server, 5);
+        });
+    }
+
+    pub(super) fn job_done(&mut self, server: u16, incarnation: u64) {
+        self.with_process(server, incarnation, Event::JobDone { server, incarnation }, |world, process| {
+            let Some(job) = process.jobs.pop_front() else { return };
+            let machine = world.machines.get_mut(&server).expect("it is there");
+            machine.job_running = false;
+            let result = job.run(&machine.disk);
+            let now_ms = world.now_ms();
+            let mut effects = Vec::new();
+            process.journal.background_done(result, now_ms, &mut effects);
+            process.journal_effects(effects, now_ms);
+            world.wake_pipeline(process, server, 5);
+        });
+    }
+
+    // ---- in the background
+
+    fn in_background(&mut self, server: u16, incarnation: u64, work: Background) {
+        let index = self.next_background;
+        self.next_background += 1;
+        self.background.insert(index, work);
+        let delay_us = (300 + self.dice.below(2000) as u64) * self.slowness(server);
+        self.after(delay_us, Event::Background { server, incarnation, index });
+    }
+
+    pub(super) fn background_done(&mut self, server: u16, incarnation: u64, index: u64) {
+        let event = Event::Background { server, incarnation, index };
+        self.with_process(server, incarnation, event, |world, process| {
+            let Some(work) = world.background.remove(&index) else { return };
+            let now_ms = world.now_ms();
+            let disk = &world.machines[&server].disk;
+            match work {
+                Background::Feed { after, token } => {
+                    let batches = match feed::read(disk, &process.journal.reader_map(), after, FEED_BYTES) {
+                        Ok(batches) => Some(batches),
+                        Err(FeedError::Gone) => None,
+                        Err(other) => panic!("the disk works: {other}"),
+                    };
+                    process.node.fed(token, batches.as_deref(), now_ms);
+                }
+                Background::ReadSnapshot { peer, pointer, offset } => {
+                    let mut bytes = vec![0; 700.min(SNAPSHOT_CHUNK_BYTES)];
+                    let read = snapshot::read_bytes(disk, &pointer, offset, &mut bytes);
+                    let part = read.ok().map(|len| &bytes[..len]);
+                    process.node.snapshot_read(peer, pointer, offset, part, now_ms);
+                }
+                Background::WriteSnapshot { pointer, offset, bytes, last } => {
+                    write_incoming(process, disk, pointer, offset, &bytes, last, now_ms);
+                }
+                Background::Snapshot { position, chunks } => {
+                    let cluster = process.journal.superblock().cluster;
+                    let mut file = SnapshotFile::create(disk, cluster, position).expect("the disk works");
+                    chunks.iter().for_each(|chunk| file.push(chunk).expect("the disk works"));
+                    let pointer = file.finish().expect("what was written reads back");
+                    process.snapshot_file_done(pointer, now_ms);
+                }
+            }
+            process.node_effects(now_ms);
+            world.wake_pipeline(process, server, 5);
+        });
+    }
+
+    /// A peer's snapshot is this server's history now: every shard takes its State.
+    fn install(&mut self, server: u16, incarnation: u64, pointer: SnapshotPointer) {
+        self.ghost.installed(server, pointer.position);
+        self.ghost.published_upto(server, pointer.position.zxid);
+        let now_ms = self.now_ms();
+        let machine = self.machines.get_mut(&server).expect("it is there");
+        let Some(mut process) = machine.process.take_if(|p| p.incarnation == incarnation) else { return };
+        let cluster = process.journal.superblock().cluster;
+        process.swap(&machine.disk, pointer, cluster, now_ms);
+        let outs = std::mem::take(&mut process.outs);
+        self.wake_pipeline(&mut process, server, 5);
+        self.machines.get_mut(&server).expect("it is there").process = Some(process);
+        self.outs(server, incarnation, outs);
+    }
+}
+
+/// Gathers a peer's snapshot and, when it is whole, verifies and installs it.
+fn write_incoming(process: &mut Process, disk: &SimDisk, pointer: SnapshotPointer, offset: u64, bytes: &[u8], last: bool, now_ms: u64) {
+    process.incoming.truncate(offset as usize);
+    if process.incoming.len() as u64 != offset {
+        return process.node.snapshot_wrote(pointer, None, now_ms);
+    }
+    process.incoming.extend_from_slice(bytes);
+    let end = offset + bytes.len() as u64;
+    if !last {
+        return process.node.snapshot_wrote(pointer, Some(end), now_ms);
+    }
+    if !process.journal.receivable(&pointer) {
+        return process.node.snapshot_wrote(pointer, None, now_ms);
+    }
+    let cluster = process.journal.superblock().cluster;
+    let mut file = IncomingSnapshot::create(disk, cluster, pointer).expect("the disk works");
+    file.write(0, &std::mem::take(&mut process.incoming)).expect("the disk works");
+    let Ok(pointer) = file.finish() else { return process.node.snapshot_wrote(pointer, None, now_ms) };
+    let mut effects = Vec::new();
+    process.journal.install(pointer, &mut effects);
+    process.journal_effects(effects, now_ms);
+}
