@@ -97,6 +97,15 @@ pub struct Recovered {
 }
 
 impl Recovered {
+    /// Names this run of this data directory in the origins of transactions: two runs never have the same name, not even
+    /// when the disk was replaced in between and starts are counted from one again.
+    pub fn run(&self) -> u32 {
+        let mut bytes = [0; 20];
+        bytes[..16].copy_from_slice(&self.superblock.incarnation.to_le_bytes());
+        bytes[16..].copy_from_slice(&self.superblock.boot.to_le_bytes());
+        xxhash_rust::xxh3::xxh3_64(&bytes) as u32
+    }
+
     /// What this server has bound itself to.
     pub fn promise(&self) -> Promise {
         self.superblock.promise()

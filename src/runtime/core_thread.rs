@@ -113,7 +113,7 @@ fn build(seed: CoreSeed) -> Result<CoreLoop, StartError> {
     let state = load(&seed)?;
     let CoreSeed { links, ends, disk, recovered, config, .. } = seed;
     let tick_ms = (u64::from(config.session.tick_time_ms) / 8).clamp(*TICK_MS.start(), *TICK_MS.end());
-    let boot = recovered.superblock.boot;
+    let boot = recovered.run();
     let pipeline = ends.map(|ends| -> Result<Pipeline, StartError> {
         let node_config = node_config(&config, &recovered, server.cores.len());
         let node = Node::new(node_config, start(&disk, &recovered)?, server.now().ms);
@@ -182,7 +182,7 @@ fn auth_config(config: &Config) -> AuthConfig {
 
 fn node_config(config: &Config, recovered: &Recovered, cores: usize) -> NodeConfig {
     NodeConfig {
-        boot: recovered.superblock.boot,
+        boot: recovered.run(),
         tick_ms: u64::from(config.session.tick_time_ms),
         prepare: PrepareConfig {
             auth: auth_config(config),

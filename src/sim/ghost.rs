@@ -141,10 +141,11 @@ impl Ghost {
 
     // ---- what servers say and do
 
-    /// A server leads (A2, A5). `has`: whether its log has a batch end.
+    /// A server leads (A2, and A5 when it begins). `has`: whether its log has a batch end.
     pub fn leads(&mut self, server: u16, of: u32, has: impl Fn(Position) -> bool) {
-        let known = *self.leaders.entry(of).or_insert(server);
-        assert_eq!(known, server, "A2: two servers lead epoch {of}");
+        if let Some(known) = self.leaders.insert(of, server) {
+            return assert_eq!(known, server, "A2: two servers lead epoch {of}");
+        }
         let before = self.committed.partition_point(|p| epoch(p.zxid) < of);
         if let Some(last) = before.checked_sub(1).map(|i| self.committed[i]) {
             assert!(has(last) || last.zxid <= self.seen(server).floor, "A5: the leader of {of}, server {server}, lacks {last:x?}");

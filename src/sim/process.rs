@@ -111,7 +111,7 @@ pub struct Process {
 impl Process {
     /// Starts on what recovery found; `State` is loaded for every shard up to what is known to be committed.
     pub fn start(settings: &Settings, disk: &SimDisk, found: &Recovered, incarnation: u64, now_ms: u64) -> Process {
-        let boot = found.superblock.boot;
+        let boot = found.run();
         let committed = found.committed;
         let shards = (0..settings.shards)
             .map(|k| {

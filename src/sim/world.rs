@@ -320,6 +320,9 @@ impl World {
             Standing::Leading { epoch, .. } => Some(epoch),
             _ => None,
         };
+        if std::env::var("SIMDBG").is_ok() {
+            eprintln!("{} us server {server} {:?} {:?} durable {:x?} appended {:x?} committed {:x}", self.now_us, event, process.node.standing(), process.journal.durable().zxid, process.journal.appended().zxid, process.node.committed());
+        }
         if let Some(epoch) = leads {
             self.ghost.leads(server, epoch, |position| process.node.has(position));
         }

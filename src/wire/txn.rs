@@ -14,7 +14,7 @@ pub struct Origin {
     pub conn: u64,
     /// Position in that connection's FIFO of submitted requests.
     pub sequence: u32,
-    /// Counts the starts of that server, so that a reply never reaches a connection of an earlier run.
+    /// Names the run of that server, so that a reply never reaches a connection of another run.
     pub boot: u32,
     pub server: u16,
     pub shard: u16,

@@ -40,7 +40,7 @@ impl Looking {
 pub(super) struct Candidate {
     pub epoch: u32,
     term: Term,
-    /// The epoch that it leads already, if it only wants the next one.
+    /// It leads already, since this epoch, and only wants the next one.
     pub renews: Option<u32>,
     /// Whose promise is on the medium, with what they have.
     granted: BTreeMap<u16, (bool, Vec<Position>)>,
@@ -287,15 +287,15 @@ impl Zab {
         let Role::Leader(leader) = &self.role else { return };
         if let Some(epoch) = leader.renew_to.filter(|_| self.settled() && self.promising.is_none()) {
             crate::mark!("a leader renews its epoch");
-            let old = leader.epoch;
-            self.stand(epoch.max(self.promise.epoch + 1), Term::Vote, Some(old));
+            let first = leader.first;
+            self.stand(epoch.max(self.promise.epoch + 1), Term::Vote, Some(first));
         }
     }
 
-    fn lead(&mut self, epoch: u32, renewed: Option<u32>) {
+    fn lead(&mut self, epoch: u32, renews: Option<u32>) {
         assert_eq!((self.promise.epoch, self.promise.to), (epoch, u64::from(self.me())), "a leader's own promise is durable");
         assert!(epoch > epoch_of(self.appended().zxid), "an epoch is never used twice");
-        self.role = Role::Leader(Box::new(super::leader::Leader::new(epoch, renewed, self.now_ms)));
+        self.role = Role::Leader(Box::new(super::leader::Leader::new(epoch, renews.unwrap_or(epoch), self.now_ms)));
         self.effects.push_back(Effect::Change(Change::Lead { epoch }));
     }
 }

@@ -119,22 +119,25 @@ impl Zab {
 
     pub(super) fn snapshot_chunk(&mut self, peer: u16, epoch: u32, zxid: u64, offset: u64, bytes: &[u8]) {
         let now_ms = self.now_ms;
-        let incoming = self.incoming;
+        let (incoming, storing) = (self.incoming, self.storing);
         let Some(follower) = self.following(peer, epoch) else { return };
         follower.heard_ms = now_ms;
         let Stage::Snapshot(pointer) = follower.stage else { return };
-        if pointer.position.zxid != zxid || incoming != Some((pointer, offset)) || bytes.len() > SNAPSHOT_CHUNK_BYTES {
+        if pointer.position.zxid != zxid || incoming != Some((pointer, offset)) || storing || bytes.len() > SNAPSHOT_CHUNK_BYTES {
             return;
         }
         let end = offset + bytes.len() as u64;
         if end > pointer.bytes {
             return self.effects.push_back(Effect::Disconnect { peer, why: "a snapshot longer than announced" });
         }
+        self.storing = true;
         self.effects.push_back(Effect::WriteSnapshot { pointer, offset, bytes: bytes.to_vec(), last: end == pointer.bytes });
     }
 
     /// A part of the incoming snapshot is in its file; `end` is where the next one begins.
     pub fn snapshot_wrote(&mut self, pointer: SnapshotPointer, end: u64) {
+        self.storing = false;
+        self.ack_epoch();
         if self.incoming.is_none_or(|(known, _)| known != pointer) {
             return;
         }
@@ -151,6 +154,8 @@ impl Zab {
     /// The incoming snapshot is not what was announced, or the disk has no room: from the start, on a new connection.
     pub fn snapshot_failed(&mut self) {
         self.incoming = None;
+        self.storing = false;
+        self.ack_epoch();
         if let Role::Follower(follower) = &self.role {
             self.effects.push_back(Effect::Disconnect { peer: follower.leader, why: "its snapshot could not be stored" });
         }
@@ -161,6 +166,7 @@ impl Zab {
         self.now_ms = now_ms;
         crate::mark!("a snapshot from the leader was installed");
         self.incoming = None;
+        self.storing = false;
         self.snapshot = Some(pointer);
         self.positions.restart(pointer.position);
         self.durable = pointer.position;
@@ -175,6 +181,7 @@ impl Zab {
             follower.ack_due = true;
         }
         self.advance_follower();
+        self.ack_epoch();
     }
 
     /// A batch, a commit or a heartbeat.

@@ -43,8 +43,8 @@ pub(super) struct Learner {
 
 pub(super) struct Leader {
     pub epoch: u32,
-    /// The epoch before, if this leader led it too: requests forwarded in it are good.
-    pub renewed: Option<u32>,
+    /// The first epoch that this server has led without a gap up to this one: requests forwarded since then are good.
+    pub first: u32,
     pub established: bool,
     pub renew_to: Option<u32>,
     pub learners: BTreeMap<u16, Learner>,
@@ -57,10 +57,10 @@ pub(super) struct Leader {
 }
 
 impl Leader {
-    pub fn new(epoch: u32, renewed: Option<u32>, now_ms: u64) -> Leader {
+    pub fn new(epoch: u32, first: u32, now_ms: u64) -> Leader {
         Leader {
             epoch,
-            renewed,
+            first,
             established: false,
             renew_to: None,
             learners: BTreeMap::new(),

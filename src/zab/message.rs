@@ -53,8 +53,8 @@ pub enum Message<'a> {
     Touch { epoch: u32, round: u64, sessions: Vec<i64> },
     /// A client's write or sync: an encoded `Submit` of that shard, in that run of the server.
     Forward { epoch: u32, boot: u32, shard: u16, submit: &'a [u8] },
-    /// The answer to a forwarded request that is no transaction, see `pipeline::message::Down`.
-    Answer { epoch: u32, shard: u16, conn: u64, sequence: u32, after: u64, code: AnswerCode },
+    /// The answer to a request forwarded in that run of the server, if it is no transaction; see `pipeline::message::Down`.
+    Answer { epoch: u32, boot: u32, shard: u16, conn: u64, sequence: u32, after: u64, code: AnswerCode },
     /// I do not lead this epoch any more.
     StepDown { epoch: u32 },
 }
@@ -284,9 +284,10 @@ impl<'a> Message<'a> {
                 w.u16(*shard);
                 w.0.extend_from_slice(submit);
             }
-            Message::Answer { epoch, shard, conn, sequence, after, code } => {
+            Message::Answer { epoch, boot, shard, conn, sequence, after, code } => {
                 w.u8(ANSWER);
                 w.u32(*epoch);
+                w.u32(*boot);
                 w.u16(*shard);
                 w.u64(*conn);
                 w.u32(*sequence);
@@ -373,14 +374,15 @@ fn decode_fields<'a>(r: &mut Reader<'a>) -> Result<Message<'a>, BadMessage> {
         }
         FORWARD => Message::Forward { epoch: r.u32()?, boot: r.u32()?, shard: r.u16()?, submit: r.rest() },
         ANSWER => {
-            let (epoch, shard, conn, sequence, after) = (r.u32()?, r.u16()?, r.u64()?, r.u32()?, r.u64()?);
+            let (epoch, boot, shard, conn) = (r.u32()?, r.u32()?, r.u16()?, r.u64()?);
+            let (sequence, after) = (r.u32()?, r.u64()?);
             let code = match (r.u8()?, r.u32()? as i32) {
                 (0, value) => AnswerCode::Refused(value),
                 (1, _) => AnswerCode::Drop,
                 (2, _) => AnswerCode::Synced,
                 _ => return Err(BadMessage::Shape),
             };
-            Message::Answer { epoch, shard, conn, sequence, after, code }
+            Message::Answer { epoch, boot, shard, conn, sequence, after, code }
         }
         STEP_DOWN => Message::StepDown { epoch: r.u32()? },
         kind => return Err(BadMessage::Kind(kind)),
@@ -435,7 +437,7 @@ mod tests {
             Message::Ack { epoch: 5, upto: p(4), round: 4 },
             Message::Touch { epoch: 5, round: 4, sessions: vec![-1, 1 << 57] },
             Message::Forward { epoch: 5, boot: 2, shard: 1, submit: b"raw" },
-            Message::Answer { epoch: 5, shard: 1, conn: 2, sequence: 3, after: 4, code: AnswerCode::Refused(-1) },
+            Message::Answer { epoch: 5, boot: 9, shard: 1, conn: 2, sequence: 3, after: 4, code: AnswerCode::Refused(-1) },
             Message::StepDown { epoch: 5 },
         ]
     }

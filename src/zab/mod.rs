@@ -25,6 +25,7 @@ mod tests;
 use crate::log::Promise;
 use crate::log::snapshot::SnapshotPointer;
 use crate::wire::batch::{Batch, Position};
+use crate::wire::txn::Origin;
 use election::{Candidate, Looking};
 use follower::Follower;
 use leader::Leader;
@@ -150,6 +151,8 @@ pub struct Zab {
     snapshot: Option<SnapshotPointer>,
     /// A snapshot that has come in part, and how far.
     incoming: Option<(SnapshotPointer, u64)>,
+    /// A part of it is being written, or the whole of it takes the place of the log: what this server has is in between.
+    storing: bool,
     /// Since when the log has not confirmed what it was given.
     unconfirmed_since_ms: Option<u64>,
     dice: u64,
@@ -175,6 +178,7 @@ impl Zab {
             recent: start.pending.into(),
             snapshot: start.snapshot,
             incoming: None,
+            storing: false,
             unconfirmed_since_ms: None,
             dice: config.seed,
             now_ms,
@@ -300,8 +304,7 @@ impl Zab {
             Message::StepDown { .. } if self.follows(peer) => self.look(true),
             Message::StepDown { .. } => {}
             Message::Touch { epoch, .. } => return self.leads(epoch).then_some(message),
-            // Its leader may be renewing its epoch: a request is good in both.
-            Message::Forward { epoch, .. } => return (self.leads(epoch) || self.renews_from(epoch)).then_some(message),
+            Message::Forward { epoch, .. } => return self.has_led_since(epoch).then_some(message),
             Message::Answer { .. } => return self.follows(peer).then_some(message),
         }
         None
@@ -371,15 +374,21 @@ impl Zab {
 
     /// Whether nothing is between memory and medium.
     fn settled(&self) -> bool {
-        self.durable == self.appended() && self.queue.is_empty()
+        self.durable == self.appended() && self.queue.is_empty() && !self.storing
     }
 
     fn leads(&self, epoch: u32) -> bool {
         matches!(&self.role, Role::Leader(leader) if leader.epoch == epoch)
     }
 
-    fn renews_from(&self, epoch: u32) -> bool {
-        matches!(&self.role, Role::Candidate(c) if c.renews == Some(epoch)) || matches!(&self.role, Role::Leader(l) if l.renewed == Some(epoch))
+    /// Whether this server leads, or renews its epoch, and has done so without a gap since `epoch`: a request that was
+    /// forwarded then is not overtaken by a later one.
+    fn has_led_since(&self, epoch: u32) -> bool {
+        match &self.role {
+            Role::Leader(leader) => (leader.first..=leader.epoch).contains(&epoch),
+            Role::Candidate(Candidate { renews: Some(first), epoch: next, .. }) => (*first..*next).contains(&epoch),
+            Role::Looking(_) | Role::Follower(_) | Role::Candidate(_) => false,
+        }
     }
 
     fn follows(&self, peer: u16) -> bool {
@@ -465,11 +474,11 @@ impl Zab {
         self.send(leader, &Message::Forward { epoch, boot, shard, submit });
     }
 
-    /// Sends the answer to a forwarded request back.
-    pub fn answer(&mut self, peer: u16, shard: u16, conn: u64, sequence: u32, after: u64, code: AnswerCode) {
+    /// Sends the answer to a forwarded request back to where it came from.
+    pub fn answer(&mut self, origin: &Origin, after: u64, code: AnswerCode) {
         let Role::Leader(leader) = &self.role else { return };
-        let epoch = leader.epoch;
-        self.send(peer, &Message::Answer { epoch, shard, conn, sequence, after, code });
+        let (epoch, Origin { conn, sequence, boot, server, shard }) = (leader.epoch, *origin);
+        self.send(server, &Message::Answer { epoch, boot, shard, conn, sequence, after, code });
     }
 
     /// Tells the leader whom we heard from, and that all sockets were drained after its heartbeat `round`.

@@ -29,7 +29,7 @@ use std::sync::Arc;
 /// What a Node must know before it starts.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
-    /// Counts the starts of this server; part of every origin.
+    /// Names this run of this server, see `Recovered::run`; part of every origin.
     pub boot: u32,
     pub shards: usize,
     /// A pause of the loop longer than this does not count against sessions.

@@ -152,6 +152,7 @@ impl Node {
                     self.parked.push(peer, *boot, *shard, record);
                 }
             }
+            Message::Answer { boot, .. } if *boot != self.config.boot => {}
             Message::Answer { shard, conn, sequence, after, code, .. } if usize::from(*shard) < self.config.shards => {
                 let what = match code {
                     AnswerCode::Refused(code) => Answer::Refused { code: *code },
@@ -224,7 +225,7 @@ impl Node {
                 Answer::Drop => AnswerCode::Drop,
                 Answer::Synced => AnswerCode::Synced,
             };
-            self.zab.answer(origin.server, origin.shard, origin.conn, origin.sequence, after, code);
+            self.zab.answer(&origin, after, code);
         }
     }
 
