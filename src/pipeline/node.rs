@@ -17,6 +17,10 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
+#[cfg(test)]
+#[path = "tests/epochs.rs"]
+mod epochs;
+
 /// What a Node must know before it starts.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {

@@ -3,7 +3,6 @@
 mod limits;
 mod quota;
 
-use super::auth::AuthConfig;
 use super::message::{ConnId, Up};
 use super::node::{Node, NodeConfig, NodeEffect, ReapConfig};
 use super::prepare::PrepareConfig;
@@ -18,6 +17,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 mod bounds;
+mod session_traps;
 mod traps;
 
 struct Server {
@@ -39,44 +39,43 @@ struct Client {
 /// A decoded frame: header and record.
 type Frame = (ReplyHeader, Vec<u8>);
 
+/// What a test may set.
+struct Setup {
+    replica: ReplicaConfig,
+    prepare: PrepareConfig,
+    reap: ReapConfig,
+    /// What the history begins with.
+    state: fn() -> State,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        let word_argument = |word| (word == *b"ruok").then_some(0);
+        Setup {
+            replica: ReplicaConfig { connections_per_address_max: 3, word_argument, ..ReplicaConfig::default() },
+            prepare: PrepareConfig { extended_types_enabled: true, enforce_quota: true, ..PrepareConfig::default() },
+            reap: ReapConfig { interval_ms: 1000, ..ReapConfig::default() },
+            state: || State::new(false),
+        }
+    }
+}
+
 impl Server {
     fn new() -> Server {
-        Server::limited_with(0, || State::new(false))
+        Server::with(Setup::default())
     }
 
-    fn limited(requests_outstanding_max: u64) -> Server {
-        Server::limited_with(requests_outstanding_max, || State::new(false))
-    }
-
-    /// A server whose history begins with this state.
-    fn with_state(state: fn() -> State) -> Server {
-        Server::limited_with(0, state)
-    }
-
-    fn limited_with(requests_outstanding_max: u64, state: fn() -> State) -> Server {
-        let auth = AuthConfig { digest_enabled: true, ..AuthConfig::default() };
-        let shard = |shard| ReplicaConfig {
-            shard,
-            auth: auth.clone(),
-            connections_per_address_max: 3,
-            word_argument: |word| (word == *b"ruok").then_some(0),
-            requests_outstanding_max,
-            ..ReplicaConfig::default()
-        };
-        let prepare = PrepareConfig { auth: auth.clone(), extended_types_enabled: true, enforce_quota: true };
-        let config = NodeConfig {
-            cluster: 1,
-            server: 1,
-            boot: 1,
-            epoch: 1,
-            shards: 2,
-            tick_ms: 1000,
-            prepare,
-            reap: ReapConfig { interval_ms: 1000, ..ReapConfig::default() },
-        };
+    fn with(setup: Setup) -> Server {
+        let Setup { mut replica, mut prepare, reap, state } = setup;
+        replica.auth.digest_enabled = true;
+        prepare.auth = replica.auth.clone();
+        let shard = |shard| Replica::new(ReplicaConfig { shard, ..replica.clone() }, state());
+        let tail = Position { zxid: state().applied(), chain: 0 };
+        let epoch = (tail.zxid >> 32) as u32 + 1;
+        let config = NodeConfig { cluster: 1, server: replica.server, boot: 1, epoch, shards: 2, tick_ms: 1000, prepare, reap };
         let mut server = Server {
-            shards: (0..2).map(|i| Replica::new(shard(i), state())).collect(),
-            node: Node::new(config, Position::default(), &state(), 0),
+            shards: vec![shard(0), shard(1)],
+            node: Node::new(config, tail, &state(), 0),
             published: Vec::new(),
             seen: vec![0; 2],
             received: HashMap::new(),
@@ -106,6 +105,14 @@ impl Server {
 
     /// Pipeline to shards: what is proposed becomes durable, is published and applied.
     fn commit(&mut self) {
+        self.publish();
+        for shard in 0..self.shards.len() {
+            self.apply(shard);
+        }
+    }
+
+    /// What is proposed becomes durable and is published.
+    fn publish(&mut self) {
         while let Some(batch) = self.node.close_batch() {
             let batch = Arc::new(batch);
             self.node.appended(batch.clone());
@@ -116,9 +123,6 @@ impl Server {
                 NodeEffect::Publish(batch) => self.published.push(batch),
                 NodeEffect::Down { shard, message } => self.shards[usize::from(shard)].down(message),
             }
-        }
-        for shard in 0..self.shards.len() {
-            self.apply(shard);
         }
     }
 
