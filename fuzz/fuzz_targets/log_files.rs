@@ -62,6 +62,6 @@ fuzz_target!(|data: &[u8]| {
         if loaded.is_ok() && good {
             let _ = loader.finish();
         }
-        let _ = found.replay(&disk, |batch| assert!(batch.txns().len() > 0), |_, _| ());
+        let _ = found.replay(&disk, found.tail.zxid, |batch| assert!(batch.txns().len() > 0), |_, _| ());
     }
 });

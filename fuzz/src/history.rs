@@ -17,8 +17,9 @@ use falconer::wire::request::{Create, OPEN_ACL, Request};
 const SEGMENT_BYTES: u64 = 16 * BLOCK_BYTES as u64;
 pub const CLUSTER: u128 = 1;
 
-const CONFIG: LogConfig =
-    LogConfig { slots: 3, snapshot_payload_bytes: 8 << 10, snapshot_txns: 30, snapshots_retained: 2, mark_idle_ms: 5, retry_ms: 100 };
+fn config() -> LogConfig {
+    LogConfig { slots: 3, snapshot_payload_bytes: 8 << 10, snapshot_txns: 30, snapshots_retained: 2, retry_ms: 100, ..LogConfig::default() }
+}
 
 /// The batches of a short life: a session, many nodes, some changes.
 pub fn batches() -> Vec<Batch> {
@@ -64,10 +65,10 @@ fn apply(state: &mut State, batch: &Batch) {
 /// The data directory.
 pub fn disk() -> SimDisk {
     let disk = SimDisk::new(1);
-    let format = Format { cluster: CLUSTER, server: 1, incarnation: 77, segment_bytes: SEGMENT_BYTES };
+    let format = Format { cluster: CLUSTER, server: 1, incarnation: 77, segment_bytes: SEGMENT_BYTES, member: true };
     recovery::format(&disk, &format).expect("an empty disk can be formatted");
     let found = recovery::open(&disk).expect("it was just formatted");
-    let mut journal = Journal::new(&found, CONFIG, 5);
+    let mut journal = Journal::new(&found, config(), 5);
     let mut state = State::new(true);
     let mut now_ms = 0;
     for batch in batches() {
@@ -114,7 +115,7 @@ fn step(disk: &SimDisk, journal: &mut Journal, now_ms: u64, act: impl FnOnce(&mu
                 let result = job.run(disk);
                 journal.background_done(result, now_ms, &mut effects);
             }
-            Effect::Durable(_) => {}
+            Effect::Durable(_) | Effect::Promised(_) | Effect::Installed(_) => {}
             Effect::Fatal(failure) => panic!("{failure}"),
         }
     }

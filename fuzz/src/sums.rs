@@ -41,9 +41,9 @@ pub fn frame(bytes: &mut [u8]) {
 
 /// The first copy of a segment header.
 pub fn segment(block: &mut [u8]) {
-    if block.len() >= 88 {
-        let sum = crc32c(&block[..84]).to_le_bytes();
-        put(block, 84, &sum);
+    if block.len() >= 96 {
+        let sum = crc32c(&block[..92]).to_le_bytes();
+        put(block, 92, &sum);
     }
 }
 

@@ -6,15 +6,20 @@
 //!          └── no room: Write(header of the next segment) ──> written(Ok) ──> Write(the batch)
 //! idle for 5 ms ──> Write(mark): the next start knows that the last batch was durable
 //! snapshot_written ──> Background(WriteSuperblock), once our own log reaches as far ──> older segments may be reused
+//! promise ──> Background(WriteSuperblock) ──> Promised
+//! truncate ── nothing is written: the next append begins a segment that goes on from the cut
+//! install ──> Background(WriteSuperblock): another snapshot and none of the old log ──> Installed
 //! ```
 //! One write is in flight at most. Refuses to retry anything: a failed write ends the process. Has no clock and reads nothing.
 
+use super::Job;
 use super::disk::Errno;
+use super::feed::ReaderMap;
 use super::recovery::Recovered;
 use super::segment::{FIRST_FRAME, LocalHeader, Place, SegmentHeader, file_name};
 use super::snapshot::SnapshotPointer;
-use super::space::{Job, LogConfig, Space};
-use super::superblock::Superblock;
+use super::space::{LogConfig, Space};
+use super::superblock::{Promise, Superblock};
 use crate::limits::BLOCK_BYTES;
 use crate::wire::aligned::AlignedBuf;
 use crate::wire::batch::{Batch, Position};
@@ -58,17 +63,31 @@ pub enum Effect {
     Write { op: OpId, slot: u32, offset: u64, frame: Frame },
     /// Every batch up to this one is on the medium.
     Durable(Position),
-    /// Run [`Job::run`] on the background thread, then call [`Journal::background_done`].
+    /// Run [`Job::run`] on a thread where nothing slower waits, then call [`Journal::background_done`].
     Background(Job),
+    /// The promise is on the medium: it may be acted upon.
+    Promised(Promise),
+    /// The snapshot is this server's history now; [`Journal::appended`] and [`Journal::durable`] are its position.
+    Installed(SnapshotPointer),
     /// End the process: nothing that depends on this disk may be said any more.
     Fatal(Failure),
 }
 
-enum Flight {
+enum What {
     /// A segment header; the batch follows.
     Header(Arc<Batch>),
     Batch,
     Mark,
+}
+
+/// The write under way.
+struct Flight {
+    op: OpId,
+    what: What,
+    slot: u32,
+    offset: u64,
+    /// The log was cut or replaced meanwhile: what it writes is no part of it.
+    void: bool,
 }
 
 /// See the module.
@@ -79,8 +98,7 @@ pub struct Journal {
     end: u64,
     appended: Position,
     durable: Position,
-    /// With the slot and the offset it goes to.
-    flight: Option<(OpId, Flight, u32, u64)>,
+    flight: Option<Flight>,
     next_op: u64,
     /// Since when the last batch has been durable without any frame saying so.
     unmarked_since_ms: Option<u64>,
@@ -125,9 +143,26 @@ impl Journal {
         self.space.segment_bytes() - 2 * BLOCK
     }
 
-    /// Whether a batch of any size may be appended: no write is in flight, and there is room.
+    /// The oldest position from which [`super::feed::read`] can go on.
+    pub fn log_base(&self) -> Position {
+        self.space.base().unwrap_or(self.appended)
+    }
+
+    /// The log as it is now, for [`super::feed::read`] on another thread.
+    pub fn reader_map(&self) -> ReaderMap {
+        self.space.reader_map(self.durable)
+    }
+
+    /// Keeps the batches after this zxid for a peer that lags, as long as no more than `LogConfig::slots_for_peers` segments
+    /// are needed and the disk has room for them. Never stops the log: when there is no other slot, the oldest goes.
+    pub fn retain(&mut self, after: Option<u64>) {
+        self.space.retain_for_peers(after);
+    }
+
+    /// Whether a batch of any size may be appended: no write is in flight, the log is not being replaced, and there is room.
     pub fn ready(&self) -> bool {
-        !self.failed && self.flight.is_none() && (self.space.available() > 0 || self.fits(self.frame_bytes_max()))
+        let free = !self.failed && self.flight.is_none() && !self.space.switching();
+        free && (self.space.available() > 0 || self.fits(self.frame_bytes_max()))
     }
 
     /// A frame fits if a mark fits behind it.
@@ -160,16 +195,17 @@ impl Journal {
         // With one write in flight everything before a frame is durable when it is issued.
         let here = Place { sequence: segment.sequence, offset: self.end };
         LocalHeader::new(&segment, self.end, header.bytes, here).stamp(&mut batch);
+        self.space.note(self.appended, self.end);
         let batch = Arc::new(batch);
         self.appended = batch.position();
         self.space.count(&header, frame_bytes);
         self.unmarked_since_ms = None;
         if rotates {
             let block = Frame::Block(Arc::new(segment.block()));
-            self.issue(Flight::Header(batch.clone()), &segment, 0, block, out);
+            self.issue(What::Header(batch.clone()), &segment, 0, block, out);
             self.space.pump(self.durable.zxid, self.now_ms, out);
         } else {
-            self.issue(Flight::Batch, &segment, self.end, Frame::Batch(batch.clone()), out);
+            self.issue(What::Batch, &segment, self.end, Frame::Batch(batch.clone()), out);
         }
         batch
     }
@@ -179,7 +215,7 @@ impl Journal {
         self.space.take(self.appended)
     }
 
-    fn issue(&mut self, flight: Flight, segment: &SegmentHeader, offset: u64, frame: Frame, out: &mut Vec<Effect>) {
+    fn issue(&mut self, what: What, segment: &SegmentHeader, offset: u64, frame: Frame, out: &mut Vec<Effect>) {
         assert!(self.flight.is_none(), "one write in flight");
         let op = OpId(self.next_op);
         self.next_op += 1;
@@ -188,31 +224,91 @@ impl Journal {
             self.end += frame.bytes().len() as u64;
             assert!(self.end <= self.space.segment_bytes());
         }
-        self.flight = Some((op, flight, segment.slot, offset));
+        self.flight = Some(Flight { op, what, slot: segment.slot, offset, void: false });
         out.push(Effect::Write { op, slot: segment.slot, offset, frame });
     }
 
     /// The write `op` ended. Only this makes batches durable.
     pub fn written(&mut self, op: OpId, result: Result<(), Errno>, now_ms: u64, out: &mut Vec<Effect>) {
         self.now_ms = now_ms;
-        let (expected, flight, slot, offset) = self.flight.take().expect("a write is in flight");
+        let Flight { op: expected, what, slot, offset, void } = self.flight.take().expect("a write is in flight");
         assert_eq!(op, expected);
         if let Err(errno) = result {
             return self.fail(Failure { file: file_name(slot), offset, errno }, out);
         }
-        match flight {
-            Flight::Header(batch) => {
+        match what {
+            _ if void => self.space.pump(self.durable.zxid, now_ms, out),
+            What::Header(batch) => {
+                self.space.begun();
                 let segment = *self.space.current().expect("it was just begun");
-                self.issue(Flight::Batch, &segment, self.end, Frame::Batch(batch), out);
+                self.issue(What::Batch, &segment, self.end, Frame::Batch(batch), out);
             }
-            Flight::Mark => self.unmarked_since_ms = None,
-            Flight::Batch => {
+            What::Mark => self.unmarked_since_ms = None,
+            What::Batch => {
                 self.durable = self.appended;
                 self.unmarked_since_ms = Some(now_ms);
                 out.push(Effect::Durable(self.durable));
                 self.space.pump(self.durable.zxid, now_ms, out);
             }
         }
+    }
+
+    /// Cuts the log back to the batch end `to`, which is one of this log's and not before the snapshot: batches behind it
+    /// were never committed. Takes effect at once, but on the medium only with the first segment header that is written
+    /// after it: until then a crash brings the longer log back, of which nothing may have been built upon. A write that is
+    /// in flight is waited for, and not reported durable.
+    pub fn truncate(&mut self, to: Position, out: &mut Vec<Effect>) {
+        assert!(!self.space.switching(), "the log is being replaced");
+        if self.failed || to == self.appended {
+            return;
+        }
+        assert!(to.zxid < self.appended.zxid && to.zxid <= self.durable.zxid, "at most the batch in flight is not durable");
+        assert!(to.zxid != self.durable.zxid || to == self.durable, "a batch of this log");
+        self.space.truncate(to);
+        (self.appended, self.durable) = (to, to);
+        self.abandon_flight();
+        self.space.pump(self.durable.zxid, self.now_ms, out);
+    }
+
+    /// What is being written belongs to the log no more, and there is no batch that a mark could vouch for.
+    fn abandon_flight(&mut self) {
+        self.unmarked_since_ms = None;
+        if let Some(flight) = &mut self.flight {
+            flight.void = true;
+        }
+    }
+
+    /// Binds this server. Reported by [`Effect::Promised`] when it is on the medium, at once if it is there already; a
+    /// promise that is replaced before its turn came is never reported. The epoch never goes back, and the cluster changes
+    /// only while there is no history: no batch, no snapshot. [`Journal::ready`] is false while it does.
+    pub fn promise(&mut self, promise: Promise, out: &mut Vec<Effect>) {
+        if self.failed {
+            return;
+        }
+        let empty = self.appended == Position::default() && self.flight.is_none() && self.space.without_snapshot();
+        if self.space.promise(promise, empty) {
+            out.push(Effect::Promised(promise));
+        }
+        self.space.pump(self.durable.zxid, self.now_ms, out);
+    }
+
+    /// Whether the file of this snapshot may be written, as `IncomingSnapshot` does: it is ahead of our own, and no file of
+    /// its name is being removed. Otherwise ask again later, or install the one that is there.
+    pub fn receivable(&self, pointer: &SnapshotPointer) -> bool {
+        !self.failed && self.space.receivable(pointer)
+    }
+
+    /// Makes a snapshot that came from a peer, complete and verified, this server's history, instead of its whole log. In
+    /// one step: the superblock names the snapshot and says that no segment so far counts. Nothing can be appended until
+    /// [`Effect::Installed`], nothing that is in flight is reported durable. It must not be behind what this server knows
+    /// to be committed. A snapshot of our own that is under way ends as usual and is dropped.
+    pub fn install(&mut self, pointer: SnapshotPointer, out: &mut Vec<Effect>) {
+        if self.failed {
+            return;
+        }
+        self.space.install(pointer);
+        self.abandon_flight();
+        self.space.pump(self.durable.zxid, self.now_ms, out);
     }
 
     fn fail(&mut self, failure: Failure, out: &mut Vec<Effect>) {
@@ -233,26 +329,32 @@ impl Journal {
             let segment = *self.space.current().expect("a batch is in it");
             let here = Place { sequence: segment.sequence, offset: self.end };
             let mark = LocalHeader::new(&segment, self.end, 0, here).mark();
-            self.issue(Flight::Mark, &segment, self.end, Frame::Block(Arc::new(mark)), out);
+            self.issue(What::Mark, &segment, self.end, Frame::Block(Arc::new(mark)), out);
         }
     }
 
     /// The job of the last [`Effect::Background`] ended.
     pub fn background_done(&mut self, result: Result<(), Errno>, now_ms: u64, out: &mut Vec<Effect>) {
         self.now_ms = now_ms;
-        match self.space.job_done(result, now_ms) {
-            Err(failure) => self.fail(failure, out),
-            Ok(()) if self.failed => {}
-            Ok(()) => self.space.pump(self.durable.zxid, now_ms, out),
+        let switched = match self.space.job_done(result, now_ms) {
+            Err(failure) => return self.fail(failure, out),
+            Ok(_) if self.failed => return,
+            Ok(switched) => switched,
+        };
+        out.extend(switched.promised.map(Effect::Promised));
+        if let Some(pointer) = switched.installed {
+            (self.appended, self.durable) = (pointer.position, pointer.position);
+            out.push(Effect::Installed(pointer));
         }
+        self.space.pump(self.durable.zxid, now_ms, out);
     }
 
     /// Whether a snapshot is due and none is under way.
     pub fn wants_snapshot(&self) -> bool {
-        !self.failed && self.space.wants_snapshot(self.now_ms)
+        !self.failed && self.durable.zxid > self.space.floor() && self.space.wants_snapshot(self.now_ms)
     }
 
-    /// A shard has cut its state at a batch end that is not before [`Journal::superblock`]'s snapshot.
+    /// A shard has cut its state at a committed batch end that is after [`Journal::superblock`]'s snapshot.
     pub fn snapshot_started(&mut self) {
         self.space.snapshot_started();
     }

@@ -7,6 +7,7 @@ use super::segment::{FIRST_FRAME, LocalHeader, Place, SegmentHeader, file_name};
 use crate::limits::BLOCK_BYTES;
 use crate::wire::aligned::AlignedBuf;
 use crate::wire::batch::{BadBatch, Header, LOCAL_HEADER_BYTES, Position};
+use std::sync::Arc;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 /// Bytes read at a time: enough for the full speed of a disk.
@@ -76,9 +77,53 @@ impl<'d, D: Disk> SegmentReader<'d, D> {
     }
 }
 
+/// A place in a segment from which a walk may start: the frame at `offset` is the one after the batch `after`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Seek {
+    pub after: Position,
+    pub offset: u64,
+}
+
+/// A segment of the log, and places in it, about [`SEEK_BYTES`] apart and in order, from which reading may start.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Segment {
+    pub header: SegmentHeader,
+    pub seeks: Arc<Vec<Seek>>,
+}
+
+/// How far apart the places are from which reading may start.
+const SEEK_BYTES: u64 = 1 << 20;
+
+impl Segment {
+    pub fn new(header: SegmentHeader) -> Segment {
+        Segment { header, seeks: Arc::default() }
+    }
+
+    /// The frame at `offset` follows the batch `after`; it is behind those told before.
+    pub fn note(&mut self, after: Position, offset: u64) {
+        let last = self.seeks.last().map_or(FIRST_FRAME, |seek| seek.offset);
+        if offset >= last + SEEK_BYTES {
+            Arc::make_mut(&mut self.seeks).push(Seek { after, offset });
+        }
+    }
+
+    /// Batches behind `to` are no part of it any more.
+    pub fn cut(&mut self, to: Position) {
+        Arc::make_mut(&mut self.seeks).retain(|seek| seek.after.zxid <= to.zxid);
+    }
+
+    /// The last place that is not behind the batch `after`.
+    pub fn seek(&self, after: u64) -> Seek {
+        let first = Seek { after: self.header.base, offset: FIRST_FRAME };
+        self.seeks.iter().copied().take_while(|seek| seek.after.zxid <= after).last().unwrap_or(first)
+    }
+}
+
 /// Why a walk ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum End {
+    /// The next segment goes on from here. Frames behind this place were cut off by a truncation.
+    Continued,
     /// Zeros, or the end of the file.
     Clean,
     /// A frame of an earlier use of the file.
@@ -99,6 +144,8 @@ pub(super) enum Step<'a> {
 /// A walk over one segment.
 pub(super) struct Walk {
     segment: SegmentHeader,
+    /// Where the next segment goes on.
+    until: Option<Position>,
     /// Where the next frame would start.
     pub offset: u64,
     /// The last batch passed.
@@ -108,8 +155,14 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    pub fn new(segment: SegmentHeader) -> Walk {
-        Walk { segment, offset: FIRST_FRAME, position: segment.base, marked: true }
+    /// From the first frame to the batch at `until`, or to where the frames end.
+    pub fn new(segment: SegmentHeader, until: Option<Position>) -> Walk {
+        Walk { segment, until, offset: FIRST_FRAME, position: segment.base, marked: true }
+    }
+
+    /// As [`Walk::new`], but from `seek` on.
+    pub fn resume(segment: SegmentHeader, until: Option<Position>, seek: Seek) -> Walk {
+        Walk { offset: seek.offset, position: seek.after, ..Walk::new(segment, until) }
     }
 
     pub fn place(&self) -> Place {
@@ -123,6 +176,9 @@ impl Walk {
     /// The next batch, marks skipped.
     pub fn next<'a, D: Disk>(&mut self, reader: &'a mut SegmentReader<'_, D>) -> Result<Step<'a>, ScanFault> {
         loop {
+            if self.until == Some(self.position) {
+                return Ok(Step::End(End::Continued));
+            }
             let frame_bytes = match self.header_here(reader)? {
                 Err(end) => return Ok(Step::End(end)),
                 Ok(local) if local.length == 0 => {

@@ -13,6 +13,7 @@ use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES, TXN_BYTES_MAX};
 use crate::wire::aligned::AlignedBuf;
 use crate::wire::batch::{Batch, LOCAL_HEADER_BYTES, Position};
 use crc32c::{crc32c, crc32c_append};
+use std::ops::Range;
 
 /// Where the first frame of every segment starts.
 pub const FIRST_FRAME: u64 = BLOCK_BYTES as u64;
@@ -53,7 +54,7 @@ pub struct Place {
 ///
 /// ```text
 ///  0 magic u32   4 format u32   8 cluster u128   24 server u64   32 sequence u64   40 generation u64   48 salt u64
-/// 56 base zxid u64   64 base chain u128   80 slot u32   84 crc32c u32 over the 84 bytes before
+/// 56 base zxid u64   64 base chain u128   80 previous generation u64   88 slot u32   92 crc32c u32 over the 92 bytes before
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SegmentHeader {
@@ -61,16 +62,19 @@ pub struct SegmentHeader {
     pub server: u64,
     /// Position of the segment in the log: 1, 2, 3, ... without gaps.
     pub sequence: u64,
-    /// Raised at every reuse of any segment, never repeated.
+    /// Raised at every use of any segment, never repeated. The segment with the highest one is the end of the log.
     pub generation: u64,
     /// 64 random bits, so that no client can write something that looks like a frame.
     pub salt: u64,
     /// The last batch before this segment.
     pub base: Position,
+    /// Generation of the segment before, which may have been reused since; 0 if there was none. After a truncation several
+    /// segments of one sequence number may be on disk: this says which of them the log goes back to.
+    pub previous: u64,
     pub slot: u32,
 }
 
-const SEGMENT_HEADER_BYTES: usize = 88;
+const SEGMENT_HEADER_BYTES: usize = 96;
 
 fn get<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes[at..at + N].try_into().expect("a fixed-size range")
@@ -90,9 +94,10 @@ impl SegmentHeader {
         out[48..56].copy_from_slice(&self.salt.to_le_bytes());
         out[56..64].copy_from_slice(&self.base.zxid.to_le_bytes());
         out[64..80].copy_from_slice(&self.base.chain.to_le_bytes());
-        out[80..84].copy_from_slice(&self.slot.to_le_bytes());
-        let crc = crc32c(&out[..84]);
-        out[84..88].copy_from_slice(&crc.to_le_bytes());
+        out[80..88].copy_from_slice(&self.previous.to_le_bytes());
+        out[88..92].copy_from_slice(&self.slot.to_le_bytes());
+        let crc = crc32c(&out[..92]);
+        out[92..96].copy_from_slice(&crc.to_le_bytes());
         block[..SEGMENT_HEADER_BYTES].copy_from_slice(&out);
         block[SECOND_COPY..SECOND_COPY + SEGMENT_HEADER_BYTES].copy_from_slice(&out);
         block
@@ -106,7 +111,7 @@ impl SegmentHeader {
 
     fn decode_copy(bytes: &[u8]) -> Option<SegmentHeader> {
         let known = u32::from_le_bytes(get(bytes, 0)) == SEGMENT_MAGIC && u32::from_le_bytes(get(bytes, 4)) == SEGMENT_FORMAT;
-        if !known || u32::from_le_bytes(get(bytes, 84)) != crc32c(&bytes[..84]) {
+        if !known || u32::from_le_bytes(get(bytes, 92)) != crc32c(&bytes[..92]) {
             return None;
         }
         Some(SegmentHeader {
@@ -116,7 +121,8 @@ impl SegmentHeader {
             generation: u64::from_le_bytes(get(bytes, 40)),
             salt: u64::from_le_bytes(get(bytes, 48)),
             base: Position { zxid: u64::from_le_bytes(get(bytes, 56)), chain: u128::from_le_bytes(get(bytes, 64)) },
-            slot: u32::from_le_bytes(get(bytes, 80)),
+            previous: u64::from_le_bytes(get(bytes, 80)),
+            slot: u32::from_le_bytes(get(bytes, 88)),
         })
     }
 }
@@ -213,8 +219,14 @@ impl LocalHeader {
 /// Makes the file of a new slot: zeros written and synced, so that later writes change no metadata. Leaves nothing behind
 /// when the disk is full.
 pub fn prepare<D: Disk>(disk: &D, slot: u32, bytes: u64) -> Result<(), Errno> {
+    prepare_slice(disk, slot, bytes, 0..bytes)
+}
+
+/// One step of [`prepare`]: the zeros of `slice`, which starts where the step before ended. The file exists for good when
+/// the slice that ends at `bytes` is done.
+pub fn prepare_slice<D: Disk>(disk: &D, slot: u32, bytes: u64, slice: Range<u64>) -> Result<(), Errno> {
     let name = file_name(slot);
-    let result = fill(disk, &name, bytes);
+    let result = fill(disk, &name, bytes, slice);
     if result.is_err_and(Errno::is_full) {
         disk.remove(&name)?;
         disk.sync_names()?;
@@ -222,18 +234,23 @@ pub fn prepare<D: Disk>(disk: &D, slot: u32, bytes: u64) -> Result<(), Errno> {
     result
 }
 
-fn fill<D: Disk>(disk: &D, name: &str, bytes: u64) -> Result<(), Errno> {
-    let file = disk.create(name)?;
-    disk.allocate(&file, bytes)?;
-    let zeros = AlignedBuf::with_capacity(ZERO_FILL_BYTES.min(bytes as usize));
-    let mut offset = 0;
-    while offset < bytes {
-        let len = (bytes - offset).min(zeros.len() as u64);
+fn fill<D: Disk>(disk: &D, name: &str, bytes: u64, slice: Range<u64>) -> Result<(), Errno> {
+    let file = if slice.start == 0 {
+        let file = disk.create(name)?;
+        disk.allocate(&file, bytes)?;
+        file
+    } else {
+        disk.open(name)?.ok_or(Errno::EIO)?
+    };
+    let zeros = AlignedBuf::with_capacity(ZERO_FILL_BYTES.min((slice.end - slice.start) as usize));
+    let mut offset = slice.start;
+    while offset < slice.end {
+        let len = (slice.end - offset).min(zeros.len() as u64);
         disk.write_at(&file, offset, &zeros[..len as usize])?;
         offset += len;
     }
     disk.sync(&file)?;
-    disk.sync_names()
+    if slice.end == bytes { disk.sync_names() } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -241,7 +258,29 @@ mod tests {
     use super::*;
 
     fn header() -> SegmentHeader {
-        SegmentHeader { cluster: 1, server: 2, sequence: 3, generation: 4, salt: 5, base: Position { zxid: 6, chain: 7 }, slot: 8 }
+        SegmentHeader {
+            cluster: 1,
+            server: 2,
+            sequence: 3,
+            generation: 4,
+            salt: 5,
+            base: Position { zxid: 6, chain: 7 },
+            previous: 9,
+            slot: 8,
+        }
+    }
+
+    /// The layout that `docs/data-files.md` promises.
+    #[test]
+    fn every_field_has_its_place() {
+        let mut expected = [0; SEGMENT_HEADER_BYTES];
+        let fields: [(usize, u64); 9] =
+            [(0, u64::from(SEGMENT_MAGIC) | 1 << 32), (8, 1), (24, 2), (32, 3), (40, 4), (48, 5), (56, 6), (64, 7), (80, 9)];
+        fields.iter().for_each(|(at, value)| expected[*at..at + 8].copy_from_slice(&value.to_le_bytes()));
+        expected[88] = 8;
+        let sum = crc32c(&expected[..92]).to_le_bytes();
+        expected[92..].copy_from_slice(&sum);
+        assert_eq!(header().block()[..SEGMENT_HEADER_BYTES], expected);
     }
 
     #[test]

@@ -68,8 +68,11 @@ pub enum BadSnapshot {
     Chunk(u32),
     #[error("its end is missing or does not match the rest")]
     Trailer,
-    #[error("it is not the file the superblock names")]
+    #[error("it is not the file the superblock names, or not the one that was announced")]
     Other,
+    /// A piece of an incoming one: the next must start at this offset.
+    #[error("a piece of it does not go on at byte {0}")]
+    Misplaced(u64),
     #[error(transparent)]
     Io(#[from] Errno),
 }
@@ -250,6 +253,20 @@ pub fn read<D: Disk>(
     let digest = hash.digest128();
     check_trailer(&trailer, chunks, payload_bytes, digest)?;
     Ok(SnapshotPointer { position, bytes, digest })
+}
+
+/// Fills `buf` with the bytes of the file from `offset` on, for a peer; returns how many there were, 0 at the end. Unchecked:
+/// who receives them checks the whole. [`BadSnapshot::Missing`]: a newer one has replaced it.
+pub fn read_bytes<D: Disk>(disk: &D, pointer: &SnapshotPointer, offset: u64, buf: &mut [u8]) -> Result<usize, BadSnapshot> {
+    let file = disk.open(&pointer.file_name())?.ok_or(BadSnapshot::Missing)?;
+    if disk.len(&file)? != pointer.bytes {
+        return Err(BadSnapshot::Other);
+    }
+    let len = pointer.bytes.saturating_sub(offset).min(buf.len() as u64) as usize;
+    if len > 0 {
+        disk.read_at(&file, offset, &mut buf[..len])?;
+    }
+    Ok(len)
 }
 
 fn decode_header(header: &[u8], cluster: u128) -> Result<Position, BadSnapshot> {

@@ -1,13 +1,17 @@
 //! Where the next frames can go: which slots are blank, which segments the snapshot has made superfluous, when the next
 //! snapshot is due, and the background jobs that keep it so. One job at a time; the loop runs it and says how it ended.
-//! Refuses to reuse a segment before the superblock that makes it superfluous is on the medium.
+//! Refuses to reuse a segment before what makes it superfluous is on the medium: a superblock, or the header of the
+//! segment that replaces what was cut off.
 
-use super::disk::{Disk, Errno};
-use super::recovery::{Recovered, Since};
-use super::segment::{self, SLOTS_MAX, SegmentHeader};
-use super::snapshot::{self, SnapshotPointer};
-use super::superblock::{COPIES, FILE_NAME, Superblock};
-use super::{Effect, Failure};
+use super::disk::Errno;
+use super::feed::ReaderMap;
+use super::follow::Since;
+use super::recovery::Recovered;
+use super::scan::Segment;
+use super::segment::{SLOTS_MAX, SegmentHeader};
+use super::snapshot::SnapshotPointer;
+use super::superblock::{Promise, Superblock};
+use super::{Effect, Failure, Job};
 use crate::wire::batch::{Header, Position};
 use std::collections::{BTreeSet, VecDeque};
 use xxhash_rust::xxh3::xxh3_64;
@@ -22,6 +26,10 @@ const PADDING_FACTOR: u64 = 8;
 pub struct LogConfig {
     /// Segment files to have in any case; more are made when needed. They hold the history that may be kept.
     pub slots: u32,
+    /// Up to so many segment files are made to keep what lagging peers still need; see `Journal::retain`.
+    pub slots_for_peers: u32,
+    /// Bytes of a new segment that are written in one job. A promise waits for one job at most.
+    pub prepare_bytes: u64,
     /// A snapshot is due after this much payload, or as much as the last snapshot is long, whichever is more.
     pub snapshot_payload_bytes: u64,
     /// A snapshot is also due after this many transactions, as long as snapshots are shorter than the bytes above.
@@ -38,6 +46,8 @@ impl Default for LogConfig {
     fn default() -> LogConfig {
         LogConfig {
             slots: 4,
+            slots_for_peers: 16,
+            prepare_bytes: 4 << 20,
             snapshot_payload_bytes: 64 << 20,
             snapshot_txns: 1_000_000,
             snapshots_retained: 3,
@@ -47,40 +57,11 @@ impl Default for LogConfig {
     }
 }
 
-/// Work for the background thread.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Job {
-    /// Make the file of a new slot.
-    PrepareSegment {
-        slot: u32,
-        bytes: u64,
-    },
-    WriteSuperblock(Superblock),
-    RemoveSnapshot {
-        zxid: u64,
-    },
-}
-
-impl Job {
-    /// Does it, start to end. May take as long as writing one segment.
-    pub fn run<D: Disk>(&self, disk: &D) -> Result<(), Errno> {
-        match self {
-            Job::PrepareSegment { slot, bytes } => segment::prepare(disk, *slot, *bytes),
-            Job::WriteSuperblock(superblock) => superblock.write(disk, COPIES - 1),
-            Job::RemoveSnapshot { zxid } => {
-                disk.remove(&snapshot::file_name(*zxid))?;
-                disk.sync_names()
-            }
-        }
-    }
-
-    fn file_name(&self) -> String {
-        match self {
-            Job::PrepareSegment { slot, .. } => segment::file_name(*slot),
-            Job::WriteSuperblock(_) => FILE_NAME.to_string(),
-            Job::RemoveSnapshot { zxid } => snapshot::file_name(*zxid),
-        }
-    }
+/// What a superblock that is on the medium now has changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Switched {
+    pub promised: Option<Promise>,
+    pub installed: Option<SnapshotPointer>,
 }
 
 pub(super) struct Space {
@@ -89,12 +70,24 @@ pub(super) struct Space {
     /// As it is on the medium.
     superblock: Superblock,
     /// Oldest first; the last one is being written.
-    segments: VecDeque<SegmentHeader>,
+    segments: VecDeque<Segment>,
+    /// The last segment takes no more frames: it was truncated, and what is behind the cut stays.
+    sealed: bool,
+    /// Slots of segments that were cut off. Until the header of what replaces them is on the medium they are still what a
+    /// start would find, so nothing may touch them.
+    cut: Vec<u32>,
+    /// Sequence number of the next segment if there is none.
+    sequence: u64,
     blank: BTreeSet<u32>,
     generation: u64,
     job: Option<Job>,
-    /// A slot whose file is ready but which the superblock does not count yet.
-    prepared: bool,
+    /// How much of the next slot's file is ready; the superblock does not count it yet.
+    prepared: u64,
+    /// Asked for and not on the medium yet.
+    promise: Option<Promise>,
+    install: Option<SnapshotPointer>,
+    /// Peers still need the batches after this zxid.
+    retained: Option<u64>,
     /// A complete snapshot that the superblock does not name yet.
     incoming: Option<SnapshotPointer>,
     snapshots: VecDeque<u64>,
@@ -116,11 +109,17 @@ impl Space {
             config,
             seed,
             superblock: recovered.superblock,
-            segments: recovered.segments.iter().copied().collect(),
+            segments: recovered.segments.iter().cloned().collect(),
+            sealed: false,
+            cut: Vec::new(),
+            sequence: 1,
             blank: recovered.blank.iter().copied().collect(),
             generation: recovered.generation,
             job: None,
-            prepared: false,
+            prepared: 0,
+            promise: None,
+            install: None,
+            retained: None,
             incoming: None,
             snapshots: recovered.snapshots.iter().copied().collect(),
             remove: recovered.garbage.iter().copied().collect(),
@@ -143,39 +142,88 @@ impl Space {
 
     /// The segment being written.
     pub fn current(&self) -> Option<&SegmentHeader> {
-        self.segments.back()
+        self.segments.back().filter(|_| !self.sealed).map(|segment| &segment.header)
     }
 
-    fn floor(&self) -> u64 {
+    /// The last batch before the oldest segment.
+    pub fn base(&self) -> Option<Position> {
+        self.segments.front().map(|segment| segment.header.base)
+    }
+
+    /// Zxid of the superblock's snapshot.
+    pub fn floor(&self) -> u64 {
         self.superblock.snapshot.map_or(0, |s| s.position.zxid)
     }
 
     /// Slots that may be taken now: blank ones and segments that lie wholly before the snapshot. Counts no further than
     /// anyone asks.
     pub fn available(&self) -> usize {
-        let superfluous = self.segments.iter().skip(1).take(READY_SLOTS).take_while(|next| next.base.zxid <= self.floor());
+        self.before(self.floor())
+    }
+
+    /// Blank slots and segments that hold nothing after `zxid`.
+    fn before(&self, zxid: u64) -> usize {
+        let superfluous = self.segments.iter().skip(1).take(READY_SLOTS).take_while(|next| next.header.base.zxid <= zxid);
         self.blank.len() + superfluous.count()
     }
 
-    /// The next segment: a blank slot, else the oldest that nobody needs, so that history is kept as long as there is room.
+    /// The next segment: a blank slot, else the oldest that loading does not need, so that history is kept as long as there
+    /// is room.
     pub fn take(&mut self, base: Position) -> SegmentHeader {
         assert!(self.available() > 0, "the journal is not ready");
-        let slot = self.blank.pop_first().unwrap_or_else(|| self.segments.pop_front().expect("available").slot);
+        let slot = self.blank.pop_first().unwrap_or_else(|| self.segments.pop_front().expect("available").header.slot);
         self.generation += 1;
         let mut salted = [0; 24];
         salted[..16].copy_from_slice(&self.seed.to_le_bytes());
         salted[16..].copy_from_slice(&self.generation.to_le_bytes());
+        let last = self.segments.back().map(|last| last.header);
         let header = SegmentHeader {
             cluster: self.superblock.cluster,
             server: self.superblock.server,
-            sequence: self.segments.back().map_or(1, |last| last.sequence + 1),
+            sequence: last.map_or(self.sequence, |last| last.sequence + 1),
             generation: self.generation,
             salt: xxh3_64(&salted),
             base,
+            previous: last.map_or(0, |last| last.generation),
             slot,
         };
-        self.segments.push_back(header);
+        self.segments.push_back(Segment::new(header));
+        self.sealed = false;
         header
+    }
+
+    /// The header of the segment taken last is on the medium: it is the end of the log now, whatever was cut off before.
+    pub fn begun(&mut self) {
+        self.blank.extend(self.cut.drain(..));
+    }
+
+    /// The log ends with the batch `to` from now on.
+    pub fn truncate(&mut self, to: Position) {
+        assert!(to.zxid >= self.floor(), "what a snapshot holds was committed");
+        assert!(self.incoming.is_none_or(|pointer| pointer.position.zxid <= to.zxid), "a snapshot holds what was committed");
+        while let Some(last) = self.segments.pop_back_if(|last| last.header.base.zxid >= to.zxid) {
+            assert!(last.header.base.zxid > to.zxid || last.header.base == to, "a batch of this log");
+            self.cut.push(last.header.slot);
+            self.sequence = last.header.sequence;
+        }
+        if let Some(holder) = self.segments.back_mut() {
+            holder.cut(to);
+        }
+        self.sealed = true;
+    }
+
+    /// The frame at `offset` of the current segment follows the batch `after`.
+    pub fn note(&mut self, after: Position, offset: u64) {
+        self.segments.back_mut().expect("a segment is being written").note(after, offset);
+    }
+
+    pub fn reader_map(&self, durable: Position) -> ReaderMap {
+        ReaderMap { segments: self.segments.iter().cloned().collect(), segment_bytes: self.segment_bytes(), durable }
+    }
+
+    /// See `Journal::retain`.
+    pub fn retain_for_peers(&mut self, after: Option<u64>) {
+        self.retained = after;
     }
 
     /// A batch goes into the log.
@@ -183,10 +231,11 @@ impl Space {
         self.since.add(batch, frame_bytes);
     }
 
-    /// Whether it is time to cut one.
+    /// Whether it is time to cut one. Not while files are to be removed: one of them might have the new one's name.
     pub fn wants_snapshot(&self, now_ms: u64) -> bool {
-        let busy = self.before_cut.is_some() || (self.snapshot_refused && now_ms < self.retry_at_ms);
-        if busy || self.since.txns == 0 {
+        let refused = self.snapshot_refused && now_ms < self.retry_at_ms;
+        let removing = !self.remove.is_empty() || matches!(self.job, Some(Job::RemoveSnapshot { .. }));
+        if self.before_cut.is_some() || self.install.is_some() || refused || removing || self.since.txns == 0 {
             return false;
         }
         let last_bytes = self.superblock.snapshot.map_or(0, |s| s.bytes);
@@ -207,9 +256,55 @@ impl Space {
     /// The file is complete, synced and verified.
     pub fn snapshot_written(&mut self, pointer: SnapshotPointer) {
         assert!(self.before_cut.is_some() && self.incoming.is_none(), "it was started");
-        assert!(pointer.position.zxid > self.floor(), "a snapshot moves forward");
         self.snapshot_refused = false;
-        self.incoming = Some(pointer);
+        match self.install {
+            None if pointer.position.zxid > self.floor() => self.incoming = Some(pointer),
+            _ => self.overtaken(pointer),
+        }
+    }
+
+    /// A snapshot of our own is of no use any more: a newer one came from a peer.
+    fn overtaken(&mut self, pointer: SnapshotPointer) {
+        self.before_cut = None;
+        let names = [self.install, self.superblock.snapshot].map(|named| named.map(|p| p.position.zxid));
+        if !names.contains(&Some(pointer.position.zxid)) {
+            self.remove.push_back(pointer.position.zxid);
+        }
+    }
+
+    /// See `Journal::receivable`.
+    pub fn receivable(&self, pointer: &SnapshotPointer) -> bool {
+        let zxid = pointer.position.zxid;
+        zxid > self.floor() && !self.remove.contains(&zxid) && self.job != Some(Job::RemoveSnapshot { zxid })
+    }
+
+    /// See `Journal::install`.
+    pub fn install(&mut self, pointer: SnapshotPointer) {
+        assert!(self.install.is_none(), "one at a time");
+        assert!(pointer.position.zxid >= self.floor(), "a server never goes back behind its snapshot");
+        self.install = Some(pointer);
+    }
+
+    /// See `Journal::promise`. True: it is on the medium already.
+    pub fn promise(&mut self, promise: Promise, log_is_empty: bool) -> bool {
+        let last = self.promise.unwrap_or(self.superblock.promise());
+        assert!(promise.epoch >= last.epoch, "a promise is never taken back");
+        assert!(promise.cluster == last.cluster || log_is_empty, "a history belongs to one ensemble");
+        if self.promise.is_none() && !matches!(self.job, Some(Job::WriteSuperblock(_))) && promise == last {
+            return true;
+        }
+        self.promise = Some(promise);
+        false
+    }
+
+    /// Whether the log is about to be another one: nothing can be appended meanwhile.
+    pub fn switching(&self) -> bool {
+        self.install.is_some() || self.promise.is_some_and(|promise| promise.cluster != self.superblock.cluster)
+    }
+
+    /// Whether there has never been a snapshot and none is under way.
+    pub fn without_snapshot(&self) -> bool {
+        self.superblock.snapshot.is_none() && self.incoming.is_none() && self.install.is_none() && self.before_cut.is_none()
     }
 
     /// The file could not be written for want of room: the older snapshots give way, and it is tried again later.
@@ -243,55 +338,95 @@ impl Space {
     }
 
     fn next_job(&mut self, durable_zxid: u64, now_ms: u64) -> Option<Job> {
-        let arrived = self.incoming.filter(|pointer| pointer.position.zxid <= durable_zxid);
-        if self.prepared || arrived.is_some() {
-            let slots = self.superblock.slots + u32::from(self.prepared);
-            let snapshot = arrived.or(self.superblock.snapshot);
-            return Some(Job::WriteSuperblock(Superblock { slots, snapshot, ..self.superblock.successor() }));
+        let arrived = self.incoming.filter(|pointer| pointer.position.zxid <= durable_zxid && self.install.is_none());
+        let prepared = self.prepared == self.segment_bytes();
+        if prepared || arrived.is_some() || self.install.is_some() || self.promise.is_some() {
+            let slots = self.superblock.slots + u32::from(prepared);
+            let snapshot = self.install.or(arrived).or(self.superblock.snapshot);
+            let next = self.superblock.successor().promising(self.promise.unwrap_or(self.superblock.promise()));
+            let mut log_floor = self.superblock.log_floor;
+            if self.switching() {
+                // Above every segment there is, and above every floor there was.
+                self.generation += 1;
+                log_floor = self.generation;
+            }
+            return Some(Job::WriteSuperblock(Superblock { slots, snapshot, log_floor, ..next }));
         }
         if let Some(zxid) = self.remove.pop_front() {
             return Some(Job::RemoveSnapshot { zxid });
         }
         let slot = self.superblock.slots;
-        let few = slot < self.config.slots || self.available() < READY_SLOTS;
+        let kept = self.retained.map_or(self.floor(), |after| after.min(self.floor()));
+        let for_peers = slot < self.config.slots_for_peers && self.before(kept) < READY_SLOTS;
+        let few = slot < self.config.slots || self.available() < READY_SLOTS || for_peers || self.prepared > 0;
         let may = slot < SLOTS_MAX && !(self.segment_refused && now_ms < self.retry_at_ms);
-        (few && may).then(|| Job::PrepareSegment { slot, bytes: self.segment_bytes() })
+        (few && may).then(|| {
+            let (bytes, from) = (self.segment_bytes(), self.prepared);
+            Job::PrepareSegment { slot, bytes, from, to: bytes.min(from + self.config.prepare_bytes) }
+        })
     }
 
     /// The job under way ended. Err: the process must end.
-    pub fn job_done(&mut self, result: Result<(), Errno>, now_ms: u64) -> Result<(), Failure> {
+    pub fn job_done(&mut self, result: Result<(), Errno>, now_ms: u64) -> Result<Switched, Failure> {
         let job = self.job.take().expect("a job is under way");
         match (job, result) {
-            (Job::PrepareSegment { .. }, Ok(())) => {
+            (Job::PrepareSegment { to, .. }, Ok(())) => {
                 self.segment_refused = false;
-                self.prepared = true;
+                self.prepared = to;
             }
             (Job::PrepareSegment { .. }, Err(errno)) if errno.is_full() => {
                 self.segment_refused = true;
+                self.prepared = 0;
                 self.retry_at_ms = now_ms + self.config.retry_ms;
             }
-            (Job::WriteSuperblock(written), Ok(())) => self.switch(written),
+            (Job::WriteSuperblock(written), Ok(())) => return Ok(self.switch(written)),
             (Job::RemoveSnapshot { .. }, Ok(())) => {}
             (_, Err(errno)) => return Err(Failure { file: job.file_name(), offset: 0, errno }),
         }
-        Ok(())
+        Ok(Switched::default())
     }
 
-    fn switch(&mut self, written: Superblock) {
+    fn switch(&mut self, written: Superblock) -> Switched {
         assert_eq!(written.sequence, self.superblock.sequence + 1);
-        if written.slots > self.superblock.slots {
-            self.blank.insert(self.superblock.slots);
-            self.prepared = false;
+        let before = std::mem::replace(&mut self.superblock, written);
+        if written.slots > before.slots {
+            self.blank.insert(before.slots);
+            self.prepared = 0;
         }
-        let snapshot = written.snapshot.filter(|new| Some(*new) != self.superblock.snapshot);
-        self.superblock = written;
-        if let Some(pointer) = snapshot {
+        if written.log_floor > before.log_floor {
+            self.discard_log();
+        }
+        let installed = self.install.take_if(|pointer| written.log_floor > before.log_floor && written.snapshot == Some(*pointer));
+        if let Some(pointer) = installed {
+            self.since = Since::default();
+            if let Some(own) = self.incoming.take() {
+                self.overtaken(own);
+            }
+            self.named(pointer, 1);
+        } else if let Some(pointer) = written.snapshot.filter(|new| Some(*new) != before.snapshot) {
             assert_eq!(self.incoming.take(), Some(pointer));
             self.before_cut = None;
-            self.overdue = false;
-            self.snapshots.push_back(pointer.position.zxid);
-            self.retain(self.config.snapshots_retained);
+            self.named(pointer, self.config.snapshots_retained);
         }
+        let asked = self.promise.take_if(|promise| *promise == written.promise());
+        let promised = asked.or(Some(written.promise()).filter(|promise| *promise != before.promise()));
+        Switched { promised, installed }
+    }
+
+    /// The superblock names a new snapshot.
+    fn named(&mut self, pointer: SnapshotPointer, count: usize) {
+        self.overdue = false;
+        self.snapshots.retain(|zxid| *zxid != pointer.position.zxid);
+        self.snapshots.push_back(pointer.position.zxid);
+        self.retain(count);
+    }
+
+    /// All segments are below the floor: they are nothing any more.
+    fn discard_log(&mut self) {
+        self.blank.extend(self.segments.drain(..).map(|segment| segment.header.slot));
+        self.begun();
+        self.sealed = false;
+        self.sequence = 1;
     }
 
     fn retain(&mut self, count: usize) {

@@ -1,4 +1,5 @@
-//! The file `superblock`: who this server is, what it promised, which snapshot counts and how many segments there are.
+//! The file `superblock`: who this server is, what it promised, which snapshot counts, how many segments there are and
+//! from which on they count.
 //! Four copies of one block, rewritten in place, two at a time with a sync after each two: at every moment at least two
 //! copies are not being written, so no rename is ever needed.
 //!
@@ -7,6 +8,7 @@
 //!  32 parent u128 (checksum of the sequence before)   48 sequence u64   56 cluster u128   72 server u64
 //!  80 incarnation u128   96 promised epoch u32   100 boot u32   104 segment bytes u64   112 slots u32
 //! 116 has snapshot u32   120 snapshot zxid u64   128 chain u128   144 length u64   152 digest u128
+//! 168 promised to u64    176 log floor u64       184 member u32
 //! ```
 //! Everything is in the first 512 bytes, which no disk tears: a torn copy is then either old, new or bad for good, and a
 //! later write, torn in its turn, cannot complete an abandoned one.
@@ -29,6 +31,19 @@ pub const FORMAT: u32 = 1;
 const SECTOR_BYTES: usize = 512;
 const MAGIC: u64 = u64::from_le_bytes(*b"FALCONER");
 
+/// What a server has bound itself to; never forgotten once it was reported durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Promise {
+    /// No leader of a lower epoch is followed. Never goes back.
+    pub epoch: u32,
+    /// The server that this epoch was promised to.
+    pub to: u64,
+    /// The ensemble. Changes only while there is no history.
+    pub cluster: u128,
+    /// Whether this server's promises and acknowledgements count. An empty disk that was never admitted is no member.
+    pub member: bool,
+}
+
 /// One state of the superblock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Superblock {
@@ -41,6 +56,12 @@ pub struct Superblock {
     /// New whenever the data directory is formatted: a wiped server is not the one that made the old promises.
     pub incarnation: u128,
     pub promised_epoch: u32,
+    /// The server that the epoch was promised to.
+    pub promised_to: u64,
+    /// See [`Promise::member`].
+    pub member: bool,
+    /// Segments of a lower generation do not count: their history was replaced by the snapshot.
+    pub log_floor: u64,
     /// Counts the starts.
     pub boot: u32,
     /// Size of every segment file.
@@ -96,6 +117,9 @@ impl Superblock {
             out[144..152].copy_from_slice(&snapshot.bytes.to_le_bytes());
             out[152..168].copy_from_slice(&snapshot.digest.to_le_bytes());
         }
+        out[168..176].copy_from_slice(&self.promised_to.to_le_bytes());
+        out[176..184].copy_from_slice(&self.log_floor.to_le_bytes());
+        out[184..188].copy_from_slice(&u32::from(self.member).to_le_bytes());
         let sum = checksum(out);
         out[16..32].copy_from_slice(&sum.to_le_bytes());
     }
@@ -121,6 +145,9 @@ impl Superblock {
             server: u64::from_le_bytes(get(block, 72)),
             incarnation: u128::from_le_bytes(get(block, 80)),
             promised_epoch: u32::from_le_bytes(get(block, 96)),
+            promised_to: u64::from_le_bytes(get(block, 168)),
+            member: u32::from_le_bytes(get(block, 184)) != 0,
+            log_floor: u64::from_le_bytes(get(block, 176)),
             boot: u32::from_le_bytes(get(block, 100)),
             segment_bytes: u64::from_le_bytes(get(block, 104)),
             slots: u32::from_le_bytes(get(block, 112)),
@@ -137,6 +164,17 @@ impl Superblock {
     /// The state that may follow this one, equal except for sequence and parent; the caller changes what it wants.
     pub fn successor(&self) -> Superblock {
         Superblock { sequence: self.sequence + 1, parent: self.checksum(), ..*self }
+    }
+
+    /// What it says this server has promised.
+    pub fn promise(&self) -> Promise {
+        Promise { epoch: self.promised_epoch, to: self.promised_to, cluster: self.cluster, member: self.member }
+    }
+
+    /// The same state with another promise.
+    pub fn promising(self, promise: Promise) -> Superblock {
+        let Promise { epoch, to, cluster, member } = promise;
+        Superblock { promised_epoch: epoch, promised_to: to, cluster, member, ..self }
     }
 
     /// Reads the file; None if there is none. The first copy that holds the result is second.
@@ -205,11 +243,48 @@ mod tests {
             server: 2,
             incarnation: 3,
             promised_epoch: 4,
+            promised_to: 12,
+            member: true,
+            log_floor: 13,
             boot: 5,
             segment_bytes: 6,
             slots: 7,
             snapshot: Some(SnapshotPointer { position: Position { zxid: 8, chain: 9 }, bytes: 10, digest: 11 }),
         }
+    }
+
+    /// The layout that `docs/data-files.md` promises.
+    #[test]
+    fn every_field_has_its_place() {
+        let mut block = [0xff; BLOCK_BYTES];
+        first().encode(&mut block);
+        let mut expected = [0; BLOCK_BYTES];
+        let fields: [(usize, u64); 17] = [
+            (0, MAGIC),
+            (8, 1),
+            (48, 1),
+            (56, 11),
+            (72, 2),
+            (80, 3),
+            (96, 4 | 5 << 32),
+            (104, 6),
+            (112, 7 | 1 << 32),
+            (120, 8),
+            (128, 9),
+            (144, 10),
+            (152, 11),
+            (168, 12),
+            (176, 13),
+            (184, 1),
+            (192, 0),
+        ];
+        fields.iter().for_each(|(at, value)| expected[*at..at + 8].copy_from_slice(&value.to_le_bytes()));
+        let sum = xxh3_128(&expected[..SECTOR_BYTES]).to_le_bytes();
+        expected[16..32].copy_from_slice(&sum);
+        assert_eq!(block, expected);
+        assert_eq!(Superblock::decode(&block), Ok(Some(first())));
+        let promise = Promise { epoch: 5, to: 6, cluster: 7, member: false };
+        assert_eq!(first().promising(promise).promise(), promise);
     }
 
     #[test]

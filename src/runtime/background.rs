@@ -1,6 +1,7 @@
-//! The plain thread for work that blocks: preparing segments, writing superblocks and snapshot files, removing old ones.
-//! Jobs come over a channel, one of the Journal at a time; snapshot chunks come between them, a bounded number ahead.
-//! What is done is posted to the pipeline's core. Refuses to decide what is due: the Journal does.
+//! The plain threads for work that blocks. One runs the Journal's jobs, one at a time: preparing segments in slices, writing
+//! superblocks, removing files; a promise never waits for anything longer. The other writes snapshot files, a bounded
+//! number of chunks behind the walk. What is done is posted to the pipeline's core.
+//! Refuses to decide what is due: the Journal does.
 
 use super::core::{Mail, Server};
 use super::files::FileDisk;
@@ -15,7 +16,7 @@ use std::thread;
 /// Chunks that may wait to be written.
 const CHUNKS_WAITING_MAX: usize = 8;
 
-/// Work for the thread.
+/// Work for the threads.
 pub enum Task {
     Job(Job),
     /// A snapshot cut here begins; its chunks follow.
@@ -51,28 +52,38 @@ impl Flow {
     }
 }
 
-/// Sends tasks to the thread. It ends when the last of these is gone.
+/// Sends tasks to the threads. They end when the last of these is gone.
 #[derive(Clone)]
-pub struct Background(mpsc::Sender<Task>);
+pub struct Background {
+    journal: mpsc::Sender<Task>,
+    snapshots: mpsc::Sender<Task>,
+}
 
 impl Background {
-    /// Starts the thread.
+    /// Starts the threads.
     pub fn start(disk: Arc<FileDisk>, server: Arc<Server>, cluster: u128) -> std::io::Result<Background> {
-        let (sender, tasks) = mpsc::channel();
-        thread::Builder::new().name("background".into()).spawn(move || {
-            let mut writer = Writer { disk: &disk, cluster, current: None };
-            for task in tasks {
-                if let Some(mail) = writer.run(task) {
-                    server.pipeline_core().post(mail);
-                }
-            }
-        })?;
-        Ok(Background(sender))
+        let journal = spawn("journal", disk.clone(), server.clone(), cluster)?;
+        let snapshots = spawn("snapshots", disk, server, cluster)?;
+        Ok(Background { journal, snapshots })
     }
 
     pub fn send(&self, task: Task) {
-        self.0.send(task).expect("the background thread ends after the cores");
+        let lane = if matches!(task, Task::Job(_)) { &self.journal } else { &self.snapshots };
+        lane.send(task).expect("the background threads end after the cores");
     }
+}
+
+fn spawn(name: &str, disk: Arc<FileDisk>, server: Arc<Server>, cluster: u128) -> std::io::Result<mpsc::Sender<Task>> {
+    let (sender, tasks) = mpsc::channel();
+    thread::Builder::new().name(name.into()).spawn(move || {
+        let mut writer = Writer { disk: &disk, cluster, current: None };
+        for task in tasks {
+            if let Some(mail) = writer.run(task) {
+                server.pipeline_core().post(mail);
+            }
+        }
+    })?;
+    Ok(sender)
 }
 
 struct Writer<'d> {

@@ -142,7 +142,7 @@ fn load(seed: &CoreSeed) -> Result<State, StartError> {
         }
         state = loader.finish().map_err(StartError::Snapshot)?;
     }
-    recovered.replay(&**disk, |batch| replay(&mut state, batch), report)?;
+    recovered.replay(&**disk, recovered.tail.zxid, |batch| replay(&mut state, batch), report)?;
     Ok(state)
 }
 

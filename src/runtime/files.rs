@@ -296,7 +296,7 @@ mod tests {
                         journal.written(op, Ok(()), 0, &mut effects);
                     }
                     Effect::Background(job) => journal.background_done(job.run(&disk), 0, &mut effects),
-                    Effect::Durable(_) => {}
+                    Effect::Durable(_) | Effect::Promised(_) | Effect::Installed(_) => {}
                     Effect::Fatal(failure) => panic!("{failure}"),
                 }
             }
@@ -305,7 +305,7 @@ mod tests {
         let found = recovery::open(&disk).unwrap();
         let opened = start.elapsed();
         let mut txns = 0;
-        found.replay(&disk, |batch| txns += batch.txns().len() as u64, |_, _| ()).unwrap();
+        found.replay(&disk, found.tail.zxid, |batch| txns += batch.txns().len() as u64, |_, _| ()).unwrap();
         assert_eq!(txns, BATCHES * TXNS);
         println!("{txns} transactions, {} bytes: open {opened:?}, replay {:?}", found.bytes_to_load(), start.elapsed() - opened);
     }

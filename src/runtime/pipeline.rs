@@ -195,6 +195,7 @@ impl Pipeline {
                     self.run_node_effects(ring);
                 }
                 Effect::Background(job) => self.background.send(Task::Job(job)),
+                Effect::Promised(_) | Effect::Installed(_) => unreachable!("a server without peers asks for neither while it runs"),
                 Effect::Fatal(failure) => die(&failure),
             }
         }

@@ -18,7 +18,7 @@ use super::sys;
 use crate::config::Config;
 use crate::limits::{COMMIT_RING_SLOTS, DOWN_RING_SLOTS, SEGMENT_BYTES, SHARDS_MAX, SUBMIT_RING_BYTES};
 use crate::log::recovery::{self, Format, Recovered, RecoveryError};
-use crate::log::superblock::{COPIES, Superblock};
+use crate::log::superblock::{COPIES, Promise};
 use crate::tree::snapshot::BadSnapshot;
 use glommio::ExecutorJoinHandle;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -104,7 +104,8 @@ fn recover(disk: &FileDisk, config: &Config) -> Result<Recovered, StartError> {
         Err(RecoveryError::Unformatted { directory }) => {
             tracing::info!("{directory} is new");
             let (cluster, incarnation) = (random()?, random()?);
-            let format = Format { cluster, server: u64::from(config.server.id), incarnation, segment_bytes: SEGMENT_BYTES as u64 };
+            let (server, segment_bytes) = (u64::from(config.server.id), SEGMENT_BYTES as u64);
+            let format = Format { cluster, server, incarnation, segment_bytes, member: true };
             recovery::format(disk, &format)?;
             recovery::open(disk)?
         }
@@ -117,7 +118,8 @@ fn recover(disk: &FileDisk, config: &Config) -> Result<Recovered, StartError> {
         tracing::warn!("{file} cannot be used ({bad}); an older snapshot and the log replace it");
     }
     let past = u64::from(recovered.superblock.promised_epoch).max(recovered.tail.zxid >> 32);
-    let promised = Superblock { promised_epoch: past as u32 + 1, ..recovered.superblock.successor() };
+    let promise = Promise { epoch: past as u32 + 1, to: u64::from(config.server.id), ..recovered.promise() };
+    let promised = recovered.superblock.successor().promising(promise);
     let path = config.data.dir.display().to_string();
     promised.write(disk, COPIES - 1).map_err(|errno| RecoveryError::Io { path, offset: 0, errno })?;
     recovered.superblock = promised;

@@ -107,7 +107,7 @@ pub fn run(plan: Plan) -> Report {
 impl World {
     fn new(plan: Plan) -> World {
         let disk = SimDisk::new(plan.seed);
-        let format = Format { cluster: 7, server: 1, incarnation: 1, segment_bytes: SEGMENT_BYTES };
+        let format = Format { cluster: 7, server: 1, incarnation: 1, segment_bytes: SEGMENT_BYTES, member: true };
         recovery::format(&disk, &format).expect("an empty disk can be formatted");
         let (mut history, mut digests, mut chains) = (History::default(), BTreeMap::new(), BTreeMap::new());
         let running = Running::start(&plan, &disk, 0, &mut history, &mut digests, &mut chains);
@@ -435,6 +435,7 @@ impl Running {
                 Effect::Write { op, slot, offset, frame } => self.write = Some((op, slot, offset, frame)),
                 Effect::Durable(position) => self.node.durable(position.zxid),
                 Effect::Background(job) => self.jobs.push_back(job),
+                Effect::Promised(_) | Effect::Installed(_) => unreachable!("a server without peers asks for neither"),
                 Effect::Fatal(failure) => panic!("the disk works: {failure}"),
             }
         }
@@ -492,6 +493,7 @@ fn load(
     }
     let replayed = found.replay(
         disk,
+        found.tail.zxid,
         |batch| {
             let position = batch.position();
             if let Some(chain) = chains.get(&position.zxid) {

@@ -87,6 +87,6 @@ fn the_history_of_these_stories_has_everything_in_it() {
         let superblock = server.journal.superblock();
         assert!(superblock.snapshot.is_some(), "a snapshot was switched in");
         let found = start(&disk, &mut model).unwrap();
-        assert!(found.segments.last().unwrap().sequence > u64::from(superblock.slots), "a segment was reused");
+        assert!(found.segments.last().unwrap().header.sequence > u64::from(superblock.slots), "a segment was reused");
     }
 }
