@@ -26,7 +26,7 @@ impl Server {
     fn new() -> Server {
         let auth = AuthConfig::default();
         let config = ReplicaConfig { auth: auth.clone(), ..ReplicaConfig::default() };
-        let prepare = PrepareConfig { auth, extended_types_enabled: true, enforce_quota: false };
+        let prepare = PrepareConfig { auth, extended_types_enabled: true, ..PrepareConfig::default() };
         let config_node =
             NodeConfig { cluster: 1, server: 1, boot: 1, epoch: 1, shards: 1, tick_ms: 1000, prepare, reap: ReapConfig::default() };
         let mut shard = Replica::new(config, State::new(false));

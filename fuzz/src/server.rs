@@ -73,7 +73,7 @@ impl Server {
             epoch: 1,
             shards: SHARDS,
             tick_ms: 10_000,
-            prepare: PrepareConfig { auth: auth.clone(), extended_types_enabled: true, enforce_quota: true },
+            prepare: PrepareConfig { auth: auth.clone(), extended_types_enabled: true, enforce_quota: true, reconfig_enabled: false },
             reap: ReapConfig { interval_ms: 1000, ..ReapConfig::default() },
         };
         let mut server = Server {

@@ -16,6 +16,7 @@ use crate::wire::response::{ReplyHeader, code};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+mod agreement;
 mod bounds;
 mod session_traps;
 mod traps;

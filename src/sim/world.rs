@@ -12,7 +12,6 @@ use crate::log::recovery::{self, Format, Recovered, RecoveryError};
 use crate::log::segment::file_name;
 use crate::log::snapshot::SnapshotFile;
 use crate::log::{Effect, Frame, Job, Journal, LogConfig, OpId};
-use crate::pipeline::auth::AuthConfig;
 use crate::pipeline::message::{ConnId, Down, Up};
 use crate::pipeline::node::{Node, NodeConfig, NodeEffect, ReapConfig};
 use crate::pipeline::prepare::PrepareConfig;
@@ -526,7 +525,7 @@ fn node_config(plan: &Plan, found: &Recovered) -> NodeConfig {
         epoch: (found.tail.zxid >> 32) as u32 + 1,
         shards: plan.shards,
         tick_ms: 1000,
-        prepare: PrepareConfig { auth: AuthConfig::default(), extended_types_enabled: true, enforce_quota: false },
+        prepare: PrepareConfig { extended_types_enabled: true, ..PrepareConfig::default() },
         reap: ReapConfig::default(),
     }
 }
