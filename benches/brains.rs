@@ -26,7 +26,7 @@ impl Server {
     fn new() -> Server {
         let auth = AuthConfig::default();
         let config = ReplicaConfig { auth: auth.clone(), ..ReplicaConfig::default() };
-        let prepare = PrepareConfig { auth, extended_types_enabled: true, enforce_quota: false };
+        let prepare = PrepareConfig { auth, extended_types_enabled: true, ..PrepareConfig::default() };
         let config_node = NodeConfig { prepare, ..NodeConfig::alone(1, 1) };
         let mut shard = Replica::new(config, State::new(false));
         let node = Node::new(config_node, Start::fresh(1), 0);

@@ -273,10 +273,11 @@ impl Watches {
         }
     }
 
-    /// Only prefixes as long as some recursive watch are looked up: one, two or three lengths in practice.
+    /// Only prefixes as long as some recursive watch are looked up: one, two or three lengths in practice. Nothing is
+    /// below the empty path, which can be watched too.
     fn find_recursive_above(&self, path: &str, found: &mut Vec<u64>) {
         let at_node = found.len();
-        for len in self.recursive.keys().copied().take_while(|len| *len < path.len()) {
+        for len in self.recursive.keys().copied().filter(|len| *len > 0).take_while(|len| *len < path.len()) {
             if (len == 1 || path.as_bytes()[len] == b'/')
                 && let Some(at) = self.find(&path[..len])
             {

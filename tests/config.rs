@@ -70,6 +70,7 @@ fn all_keys_of_a_zoo_cfg_with_and_without_prefix() {
         "extendedTypesEnabled=true",
         "enforceQuota=true",
         "skipACL=yes",
+        "reconfigEnabled=true",
         "znode.container.checkIntervalMs=14",
         "znode.container.maxPerMinute=15",
         "znode.container.maxNeverUsedIntervalMs=16",
@@ -87,7 +88,7 @@ fn all_keys_of_a_zoo_cfg_with_and_without_prefix() {
     assert_eq!((config.data.dir.as_path(), config.data.log_dir.as_path()), (Path::new("/d"), Path::new("/l")));
     assert_eq!((config.data.snapshot_txns, config.data.snapshot_log_kb, config.data.snapshots_retained), (10, 11, 13));
     assert_eq!((config.client.requests_outstanding_max, config.client.frame_bytes_max), (12, 2 << 20));
-    assert!(config.features.extended_types && config.features.enforce_quota && config.features.skip_acl);
+    assert!(config.features.extended_types && config.features.enforce_quota && config.features.skip_acl && config.features.reconfig);
     let container = &config.container;
     assert_eq!((container.check_interval_ms, container.deletions_per_minute_max, container.never_used_ms), (14, 15, 16));
     assert_eq!(config.digest_auth.super_digest.as_deref(), Some("super:xyz="));

@@ -17,8 +17,9 @@ use falconer::wire::request::{Create, OPEN_ACL, Request};
 const SEGMENT_BYTES: u64 = 16 * BLOCK_BYTES as u64;
 pub const CLUSTER: u128 = 1;
 
-const CONFIG: LogConfig =
-    LogConfig { slots: 3, snapshot_payload_bytes: 8 << 10, snapshot_txns: 30, snapshots_retained: 2, retry_ms: 100, ..LogConfig::default() };
+fn config() -> LogConfig {
+    LogConfig { slots: 3, snapshot_payload_bytes: 8 << 10, snapshot_txns: 30, snapshots_retained: 2, retry_ms: 100, ..LogConfig::default() }
+}
 
 /// The batches of a short life: a session, many nodes, some changes.
 pub fn batches() -> Vec<Batch> {
@@ -67,7 +68,7 @@ pub fn disk() -> SimDisk {
     let format = Format { cluster: CLUSTER, server: 1, incarnation: 77, segment_bytes: SEGMENT_BYTES, member: true };
     recovery::format(&disk, &format).expect("an empty disk can be formatted");
     let found = recovery::open(&disk).expect("it was just formatted");
-    let mut journal = Journal::new(&found, CONFIG, 5);
+    let mut journal = Journal::new(&found, config(), 5);
     let mut state = State::new(true);
     let mut now_ms = 0;
     for batch in batches() {

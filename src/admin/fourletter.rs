@@ -410,6 +410,17 @@ mod tests {
     }
 
     #[test]
+    fn the_keys_of_mntr_are_always_the_same() {
+        let keys = |stats: &ServerStats| -> Vec<String> {
+            ask("mntr", stats).lines().map(|line| line.split('\t').next().unwrap().to_owned()).collect()
+        };
+        let mut other = stats();
+        (other.mode, other.settings, other.host) = (Mode::Leader, Settings::default(), Host::default());
+        (other.traffic, other.latency, other.watch_count) = (Traffic::default(), Latency::default(), 0);
+        assert_eq!(keys(&stats()), keys(&other));
+    }
+
+    #[test]
     fn the_environment_has_the_names_of_a_real_server() {
         let captured = captured!("envi");
         let names: Vec<&str> = captured.lines().map(|line| line.split('=').next().unwrap()).collect();

@@ -23,7 +23,6 @@ static KNOWN: &[(&str, &str)] = &[
     ("group.*", ENSEMBLE),
     ("weight.*", ENSEMBLE),
     ("standaloneEnabled", ENSEMBLE),
-    ("reconfigEnabled", ENSEMBLE),
     ("peerType", ENSEMBLE),
     ("electionAlg", ENSEMBLE),
     ("quorumListenOnAllIPs", ENSEMBLE),

@@ -124,6 +124,8 @@ pub struct Features {
     pub enforce_quota: bool,
     /// No permission is ever checked.
     pub skip_acl: bool,
+    /// How reconfig is refused: as not implemented instead of as disabled.
+    pub reconfig: bool,
 }
 
 /// When empty containers and expired TTL nodes are removed.
@@ -227,7 +229,7 @@ impl Config {
                 snapshot_log_kb: 4 << 20,
                 snapshots_retained: 3,
             },
-            features: Features { extended_types: true, enforce_quota: false, skip_acl: false },
+            features: Features { extended_types: true, enforce_quota: false, skip_acl: false, reconfig: false },
             container: Container { check_interval_ms: 60_000, deletions_per_minute_max: 10_000, never_used_ms: 300_000 },
             digest_auth: DigestAuth { enabled: true, super_digest: None },
             admin: Admin { four_letter_words: Whitelist::default() },

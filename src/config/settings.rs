@@ -340,6 +340,13 @@ pub static SETTINGS: &[Setting] = &[
         |c| &mut c.features.skip_acl,
         |c| c.features.skip_acl,
     ),
+    switch_setting(
+        "features.reconfig",
+        "reconfigEnabled",
+        "Whether reconfig is refused as unimplemented, as a ZooKeeper without peers does, or as disabled.",
+        |c| &mut c.features.reconfig,
+        |c| c.features.reconfig,
+    ),
     number_setting(
         "container.check_interval_ms",
         "znode.container.checkIntervalMs",

@@ -23,6 +23,8 @@ pub struct PrepareConfig {
     pub extended_types_enabled: bool,
     /// Hard quotas refuse writes, soft ones are logged (`enforceQuota`).
     pub enforce_quota: bool,
+    /// Whether reconfig would be obeyed if there were peers (`reconfigEnabled`): decides how it is refused.
+    pub reconfig_enabled: bool,
 }
 
 /// A create counter beyond this has no ten-digit suffix; sequential creates are refused from here on.
@@ -186,6 +188,9 @@ impl Prepare {
             Request::SetData { path, data, version } => self.set_data(asker, path, *data, *version),
             Request::SetAcl { path, acl, version } => self.set_acl(asker, path, acl, *version),
             Request::Check { path, version } => self.check(asker, path, *version),
+            // As a standalone ZooKeeper: there are no peers to change.
+            Request::Reconfig if self.config.reconfig_enabled => Err(code::UNIMPLEMENTED),
+            Request::Reconfig => Err(code::RECONFIG_DISABLED),
             other => unreachable!("{other:?} is not a change"),
         }
     }
@@ -380,15 +385,14 @@ impl Prepare {
     }
 }
 
-/// Inside a multi the flags of create, createContainer and createTTL decide what is made and how it is answered, not the
-/// opcode (ZooKeeper's MultiOperationRecord).
+/// Inside a multi the flags of a create can change its opcode, and with it what is made and how it is answered: those of
+/// a container always do, and createTTL is one only with the flags of a TTL (ZooKeeper's MultiOperationRecord and Op).
 fn as_in_multi(request: Request<'_>) -> Request<'_> {
     match request {
-        Request::CreateTtl(create, ttl_ms) if create.flags == 5 || create.flags == 6 => Request::CreateTtl(create, ttl_ms),
-        Request::Create(create) | Request::CreateContainer(create) | Request::CreateTtl(create, _) => match create.flags {
-            4 => Request::CreateContainer(create),
-            _ => Request::Create(create),
-        },
+        Request::Create(create) | Request::Create2(create) | Request::CreateTtl(create, _) if create.flags == 4 => {
+            Request::CreateContainer(create)
+        }
+        Request::CreateTtl(create, _) if create.flags != 5 && create.flags != 6 => Request::Create(create),
         other => other,
     }
 }
@@ -433,7 +437,7 @@ impl Mode {
             container: op == opcode::CREATE_CONTAINER,
             ttl: flags >= 5,
         };
-        if (mode.ttl || op == opcode::CREATE_TTL) && !ttl_enabled {
+        if mode.ttl && !ttl_enabled {
             return Err(code::UNIMPLEMENTED);
         }
         let right_opcode = mode.ttl == (op == opcode::CREATE_TTL);

@@ -185,7 +185,9 @@ impl Reads<'_> {
         let mark = out.len();
         jute::write_i32(out, 0);
         let mut count = 0i32;
-        let prefix = if prefix.trim().is_empty() { "" } else { prefix };
+        // Java's trim takes control characters and spaces of ASCII for white space, and nothing else.
+        let all = matches!(prefix.trim_matches(|c| c <= ' '), "" | "/");
+        let prefix = if all { "" } else { prefix };
         for path in self.state.ephemerals(self.session).into_iter().filter(|path| path.starts_with(prefix)) {
             jute::write_string(out, &path);
             count += 1;
@@ -196,8 +198,12 @@ impl Reads<'_> {
 
     fn get_all_children_number(&self, path: &str, out: &mut Vec<u8>) -> Answer {
         let node = self.readable(path)?;
-        // ZooKeeper counts neither the root nor one more for "/" (T47).
-        let number = if path == "/" { self.state.node_count() as i32 - 1 } else { node.descendants() as i32 };
+        // ZooKeeper's table holds the root as "" and as "/". It counts neither for "/" (T47), and "/" for "".
+        let number = match path {
+            "/" => self.state.node_count() as i32 - 1,
+            "" => self.state.node_count() as i32,
+            _ => node.descendants() as i32,
+        };
         jute::write_i32(out, number);
         Ok(())
     }

@@ -3,22 +3,26 @@
 mod limits;
 mod quota;
 
-use super::auth::AuthConfig;
 use super::message::{ConnId, Up};
 use super::node::{Node, NodeConfig, NodeEffect, ReapConfig};
 use super::prepare::PrepareConfig;
 use super::replica::{Action, Census, Replica, ReplicaConfig};
+use crate::log::Promise;
 use crate::tree::State;
-use crate::wire::batch::Batch;
+use crate::wire::batch::{Batch, Position};
 use crate::wire::jute::Reader;
 use crate::wire::record::{ConnectRequest, ConnectResponse, Stat};
 use crate::wire::request::{Create, MultiOps, OPEN_ACL, Request};
 use crate::wire::response::{ReplyHeader, code};
 use crate::zab::Start;
+use crate::zab::positions::Positions;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+mod agreement;
 mod bounds;
+mod epochs;
+mod session_traps;
 mod traps;
 
 struct Server {
@@ -40,36 +44,48 @@ struct Client {
 /// A decoded frame: header and record.
 type Frame = (ReplyHeader, Vec<u8>);
 
+/// What a test may set.
+struct Setup {
+    replica: ReplicaConfig,
+    prepare: PrepareConfig,
+    reap: ReapConfig,
+    /// What the history begins with.
+    state: fn() -> State,
+    /// Transactions of an epoch.
+    counter_max: u32,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        let word_argument = |word| (word == *b"ruok").then_some(0);
+        Setup {
+            replica: ReplicaConfig { connections_per_address_max: 3, word_argument, ..ReplicaConfig::default() },
+            prepare: PrepareConfig { extended_types_enabled: true, enforce_quota: true, ..PrepareConfig::default() },
+            reap: ReapConfig { interval_ms: 1000, ..ReapConfig::default() },
+            state: || State::new(false),
+            counter_max: u32::MAX / 2,
+        }
+    }
+}
+
 impl Server {
     fn new() -> Server {
-        Server::limited_with(0, || State::new(false))
+        Server::with(Setup::default())
     }
 
-    fn limited(requests_outstanding_max: u64) -> Server {
-        Server::limited_with(requests_outstanding_max, || State::new(false))
-    }
-
-    /// A server whose history begins with this state.
-    fn with_state(state: fn() -> State) -> Server {
-        Server::limited_with(0, state)
-    }
-
-    fn limited_with(requests_outstanding_max: u64, state: fn() -> State) -> Server {
-        let auth = AuthConfig { digest_enabled: true, ..AuthConfig::default() };
-        let shard = |shard| ReplicaConfig {
-            shard,
-            auth: auth.clone(),
-            connections_per_address_max: 3,
-            word_argument: |word| (word == *b"ruok").then_some(0),
-            requests_outstanding_max,
-            ..ReplicaConfig::default()
-        };
-        let prepare = PrepareConfig { auth: auth.clone(), extended_types_enabled: true, enforce_quota: true };
-        let reap = ReapConfig { interval_ms: 1000, ..ReapConfig::default() };
-        let config = NodeConfig { prepare, reap, ..NodeConfig::alone(1, 2) };
+    fn with(setup: Setup) -> Server {
+        let Setup { mut replica, mut prepare, reap, state, counter_max } = setup;
+        replica.auth.digest_enabled = true;
+        prepare.auth = replica.auth.clone();
+        let shard = |shard| Replica::new(ReplicaConfig { shard, ..replica.clone() }, state());
+        let tail = Position { zxid: state().applied(), chain: 0 };
+        let fresh = Start::fresh(1);
+        let promise = Promise { epoch: (tail.zxid >> 32) as u32, ..fresh.promise };
+        let start = Start { promise, positions: Positions::new([tail]), committed: tail.zxid, ..fresh };
+        let config = NodeConfig { prepare, reap, counter_max, ..NodeConfig::alone(replica.server, 2) };
         let mut server = Server {
-            shards: (0..2).map(|i| Replica::new(shard(i), state())).collect(),
-            node: Node::new(config, Start::fresh(1), 0),
+            shards: vec![shard(0), shard(1)],
+            node: Node::new(config, start, 0),
             published: Vec::new(),
             seen: vec![0; 2],
             received: HashMap::new(),
@@ -99,6 +115,14 @@ impl Server {
 
     /// Pipeline to shards: what is proposed becomes durable, is published and applied.
     fn commit(&mut self) {
+        self.publish();
+        for shard in 0..self.shards.len() {
+            self.apply(shard);
+        }
+    }
+
+    /// What is proposed becomes durable and is published.
+    fn publish(&mut self) {
         self.node.flush(self.now_ms);
         while let Some(batch) = self.node.next_batch() {
             let batch = Arc::new(batch);
@@ -112,9 +136,6 @@ impl Server {
                 NodeEffect::Promise(promise) => self.node.promised(promise, self.now_ms),
                 _ => unreachable!("an ensemble of one has no peers"),
             }
-        }
-        for shard in 0..self.shards.len() {
-            self.apply(shard);
         }
     }
 

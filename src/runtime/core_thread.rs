@@ -188,6 +188,7 @@ fn node_config(config: &Config, recovered: &Recovered, cores: usize) -> NodeConf
             auth: auth_config(config),
             extended_types_enabled: config.features.extended_types,
             enforce_quota: config.features.enforce_quota,
+            reconfig_enabled: config.features.reconfig,
         },
         reap: ReapConfig {
             interval_ms: config.container.check_interval_ms,

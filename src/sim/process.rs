@@ -418,7 +418,7 @@ fn node_config(settings: &Settings, boot: u32) -> NodeConfig {
     NodeConfig {
         boot,
         counter_max: settings.counter_max,
-        prepare: PrepareConfig { auth: AuthConfig::default(), extended_types_enabled: true, enforce_quota: false },
+        prepare: PrepareConfig { auth: AuthConfig::default(), extended_types_enabled: true, ..PrepareConfig::default() },
         zab: ZabConfig { seed: settings.seed ^ u64::from(boot), ..ZabConfig::new(settings.server, settings.ensemble.clone()) },
         ..NodeConfig::alone(settings.server, settings.shards)
     }

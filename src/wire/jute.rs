@@ -44,13 +44,14 @@ impl<'a> Reader<'a> {
         self.array().map(|[b]| b != 0)
     }
 
-    /// A buffer; None is null (any negative length, as Java takes it).
+    /// A buffer; None is null, which has length -1.
     pub fn buffer(&mut self) -> Result<Option<&'a [u8]>, Malformed> {
         let len = self.i32()?;
-        if len < 0 {
+        if len == -1 {
             return Ok(None);
         }
-        let (bytes, rest) = self.rest.split_at_checked(len as usize).ok_or(Malformed)?;
+        let len = usize::try_from(len).map_err(|_| Malformed)?;
+        let (bytes, rest) = self.rest.split_at_checked(len).ok_or(Malformed)?;
         self.rest = rest;
         Ok(Some(bytes))
     }
@@ -70,12 +71,14 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.buffer()?.ok_or(Malformed)?).map_err(|_| Malformed)
     }
 
-    /// The count of a vector whose elements take at least `element_bytes_min` each; None is null.
+    /// The count of a vector whose elements take at least `element_bytes_min` each; None is null, which has count -1.
+    /// Every other negative count is an empty vector, as in Java.
     pub fn vector(&mut self, element_bytes_min: usize) -> Result<Option<usize>, Malformed> {
         let count = self.i32()?;
-        if count < 0 {
+        if count == -1 {
             return Ok(None);
         }
+        let count = count.max(0);
         if count as usize > self.rest.len() / element_bytes_min {
             return Err(Malformed);
         }
@@ -123,6 +126,9 @@ mod tests {
         let mut reader = Reader::new(&[0xff, 0xff, 0xff, 0xff, 0xff]);
         assert_eq!(reader.buffer(), Ok(None));
         assert_eq!(reader.i32(), Err(Malformed));
+        let below_null = [0xff, 0xff, 0xff, 0xfe];
+        assert_eq!(Reader::new(&below_null).buffer(), Err(Malformed));
+        assert_eq!(Reader::new(&below_null).vector(4), Ok(Some(0)));
     }
 
     #[test]

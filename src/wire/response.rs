@@ -291,4 +291,18 @@ mod tests {
         assert_eq!(ReplyHeader::decode(&mut reader), Ok(ReplyHeader { xid: -1, zxid: 5, err: 0 }));
         assert_eq!((reader.i32(), reader.i32(), reader.utf8()), (Ok(1), Ok(3), Ok("/a")));
     }
+
+    #[test]
+    fn no_code_is_invented() {
+        // What ZooKeeper's own server sends; its Java client throws on a number that it does not know.
+        let theirs = [
+            0, -1, -2, -5, -6, -8, -13, -14, -101, -102, -103, -108, -110, -111, -112, -114, -115, -119, -120, -121, -123, -124, -125, -127,
+        ];
+        let source = include_str!("response.rs").split("pub fn name").next().unwrap();
+        let ours: Vec<i32> = source
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("pub const ")?.split_once(" = ")?.1.strip_suffix(';')?.parse().ok())
+            .collect();
+        assert_eq!((ours.len(), ours.iter().find(|code| !theirs.contains(code))), (18, None));
+    }
 }

@@ -15,12 +15,14 @@ import re
 import struct
 import sys
 import time
+from itertools import chain, count
 
 import differential_replies as replies
 import servers
 import wire
 from differential_coverage import Coverage
-from differential_steps import BASE, DROP, SLOTS, Step, random_steps, tours
+from differential_steps import BASE, DROP, SLOTS, Step, random_steps
+from differential_tours import tours
 
 # The super user's password is `secret`. Reapers stay out of it: they act by the clock.
 SETTINGS = {
@@ -28,12 +30,14 @@ SETTINGS = {
     "maxSessionTimeout": 60000,
     "maxClientCnxns": 0,
     "extendedTypesEnabled": "true",
+    "enforceQuota": "true",
     "admin.enableServer": "false",
     "znode.container.checkIntervalMs": 86400000,
     "DigestAuthenticationProvider.superDigest": "super:lK75jTNcA+U9vtVEw5vB51mj/w4=",
 }
 SESSION_MS = 30000
-STEPS_PER_RUN = 80
+STEPS_PER_SEQUENCE = 80
+SHRINK_S = 60
 ZXID_MARK = re.compile(rb"\x01zxid(\d{3})")
 DISAGREEMENTS_MAX = 8
 SILENCE = b"no answer within 10 s"
@@ -105,6 +109,10 @@ def is_reply(frame):
     return frame is not None and not is_event(frame)
 
 
+def is_event_items(items):
+    return "event" in items
+
+
 class Disagreement(Exception):
     """The two differ: `kind` says at what, `text` how."""
 
@@ -162,13 +170,13 @@ class Run:
         self.barrier(Step(0, wire.PING, note="begin", index=-1))
 
     def end(self):
-        """Sessions end, then the base node goes."""
+        """Sessions end, then everything is as it was before."""
         for side in self.sides:
             for seat in side.seats.values():
                 seat.send(struct.pack(">ii", 1, wire.CLOSE_SESSION))
                 seat.frames_until(lambda frame: False)
                 seat.connection.close()
-            sweep(side.server.port, self.base.decode())
+            sweep(side.server.port)
 
     def play(self, steps):
         """Raises at the first disagreement."""
@@ -235,7 +243,7 @@ class Run:
         if step.op == wire.CLOSE_SESSION:
             # The ephemerals of a session go in the order of a hash set.
             for frames in masked:
-                frames.sort(key=lambda items: items[3:] if len(items) == 4 else [b"\xff"])
+                frames.sort(key=lambda items: (not is_event_items(items), [] if not is_event_items(items) else items[4:]))
         if len(masked[0]) != len(masked[1]):
             raise Disagreement(self.at, kind, f"session {slot} on ZooKeeper: {masked[0]}\n  session {slot} on Falconer:  {masked[1]}")
         for apache, falconer in zip(*masked):
@@ -254,8 +262,11 @@ class Run:
         return replies.event_items(frame) if is_event(frame) else replies.reply_items(op, frame, side.owners)
 
 
-def sweep(port, path):
-    """Deletes a node, if it is still there, and all below it, as the super user."""
+SYSTEM_NODES = {"/": ["zookeeper"], "/zookeeper": ["config", "quota"], "/zookeeper/quota": []}
+
+
+def sweep(port):
+    """Deletes all but the system's nodes, as the super user, and gives these back the access that they began with."""
     connection = wire.open_session(port)
     connection.auth("digest", b"super:secret")
 
@@ -264,8 +275,11 @@ def sweep(port, path):
             remove(f"{path}/{name}")
         connection.delete(path)
 
-    if connection.exists(path):
-        remove(path)
+    for path, kept in SYSTEM_NODES.items():
+        for name in set(connection.children(path)[0]) - set(kept):
+            remove(f"{path.rstrip('/')}/{name}")
+        connection.ok(wire.SET_ACL, wire.set_acl_record(path, wire.OPEN))
+    connection.ok(wire.SET_ACL, wire.set_acl_record("/zookeeper/config", [(1, "world", "anyone")]))
     connection.call(wire.CLOSE_SESSION)
     connection.close()
 
@@ -276,16 +290,28 @@ class Pair:
     def __init__(self):
         self.sides = []
         self.bases = 0
+        self.settings = None
 
-    def start(self):
+    def start(self, settings=()):
+        """Two new servers, with `settings` on top of the usual ones."""
         self.stop()
+        self.settings = dict(settings)
         # ZooKeeper need not survive a power cut here.
         fast = ["-Dzookeeper.forceSync=no"]
-        apache = servers.Server(SETTINGS, apache=True, java_options=fast)
-        falconer = servers.Server(SETTINGS, apache=False)
+        apache = servers.Server(SETTINGS | self.settings, apache=True, java_options=fast)
+        falconer = servers.Server(SETTINGS | self.settings, apache=False)
         self.sides = [Side(apache), Side(falconer)]
         for side in self.sides:
             side.server.start()
+
+    def renew(self):
+        """Servers that have disagreed are of no more use."""
+        self.start(self.settings)
+
+    def have(self, settings):
+        """Replaces the two unless these are their settings."""
+        if self.settings != dict(settings):
+            self.start(settings)
 
     def stop(self):
         for side in self.sides:
@@ -298,10 +324,11 @@ class Pair:
 
 
 def attempt(pair, coverage, steps):
-    """Plays a sequence; the disagreement or None."""
+    """Plays a sequence; the disagreement, after which the servers are new, or None."""
     try:
         Run(pair, coverage).play(steps)
     except Disagreement as found:
+        pair.renew()
         return found
     return None
 
@@ -310,10 +337,12 @@ def shrink(pair, steps, first):
     """Fewer steps that still disagree about the same thing (ddmin), and the disagreement they give."""
     steps, best = [step for step in steps if step.index <= first.at], first
     chunk = max(1, len(steps) // 2)
-    until = time.monotonic() + 60
-    while chunk and time.monotonic() < until:
+    until = time.monotonic() + SHRINK_S
+    while chunk:
         shorter = False
         for start in range(0, len(steps), chunk):
+            if time.monotonic() > until:
+                return steps, best
             rest = steps[:start] + steps[start + chunk :]
             found = attempt(pair, Coverage(), rest) if rest else None
             if found and found.kind == first.kind:
@@ -324,28 +353,29 @@ def shrink(pair, steps, first):
     return steps, best
 
 
-def report(steps, found, seed):
-    lines = [f"The servers disagree (seed {seed}), {found.kind}:"]
+def report(steps, found, name):
+    lines = [f"The servers disagree ({name}), {found.kind}:"]
     lines += [f"  {step.index:3}  session {step.slot}  {step.note}" for step in steps]
     return "\n".join([*lines, f"  {found.text}"])
 
 
-def explore(seed, seconds, log=print):
-    """Tours, then random sequences for so long. Returns (reports of disagreements, coverage, steps played)."""
+def explore(seed, seconds=0, sequences=0, log=print):
+    """The tours, then random sequences: so many, and for so long. Returns (reports of disagreements, coverage, steps played)."""
     pair, coverage, reports, played = Pair(), Coverage(), [], 0
-    pair.start()
+    until = time.monotonic() + seconds
+    plans = ((settings, steps, "a tour") for settings, steps in reversed(tours()))
+    randoms = ((({}, random_steps(random.Random(f"{seed}-{at}"), STEPS_PER_SEQUENCE), f"seed {seed}, sequence {at}") for at in count()))
     try:
-        until, runs = time.monotonic() + seconds, iter(range(10**9))
-        pending = tours()
-        while (pending or time.monotonic() < until) and len(reports) < DISAGREEMENTS_MAX:
-            run_seed = f"{seed}-{next(runs)}"
-            steps = pending.pop(0) if pending else random_steps(random.Random(run_seed), STEPS_PER_RUN)
+        for settings, steps, name in chain(plans, randoms):
+            if len(reports) == DISAGREEMENTS_MAX or (name != "a tour" and sequences <= 0 and time.monotonic() >= until):
+                break
+            sequences -= name != "a tour"
+            pair.have(settings)
             found = attempt(pair, coverage, steps)
             played += len(steps)
             if found:
-                reports.append(report(*shrink(pair, steps, found), run_seed))
+                reports.append(report(*shrink(pair, steps, found), name))
                 log(reports[-1])
-                pair.start()
         return reports, coverage, played
     finally:
         pair.stop()
@@ -356,6 +386,7 @@ def main():
     parser.add_argument("--seed", default=str(time.time_ns() % 10**6))
     parser.add_argument("--minutes", type=float, default=1)
     arguments = parser.parse_args()
+    print(f"seed {arguments.seed}", flush=True)
     reports, coverage, played = explore(arguments.seed, arguments.minutes * 60)
     print(coverage.table())
     missing = coverage.missing()

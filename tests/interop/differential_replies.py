@@ -1,6 +1,6 @@
 """What a frame says, as a flat list of items that can be compared between two servers: times and session ids are masked,
-zxids are marked so that they can be compared by rank, lists whose order ZooKeeper leaves to a Java hash set are sorted.
-Everything else stays as its bytes. Refuses to interpret what it cannot parse: that is compared as it stands.
+zxids are marked so that they can be compared by rank, lists whose order ZooKeeper leaves to a Java hash set are sorted,
+text is in UTF-8. Everything else stays as its bytes. Refuses to interpret what it cannot parse: that is compared as it stands.
 """
 
 import struct
@@ -71,8 +71,15 @@ def stat_items(stat, owners):
     return ["stat", Zxid(czxid), Zxid(mzxid), Zxid(pzxid), *times, *versions, owners.get(owner, owner), length, count]
 
 
+def in_utf8(text):
+    """ZooKeeper writes a character beyond the BMP as two surrogates of three bytes each (CESU-8)."""
+    if text is None or b"\xed" not in text:
+        return text
+    return text.decode(errors="surrogatepass").encode("utf-16", "surrogatepass").decode("utf-16").encode()
+
+
 def strings_sorted(reader):
-    return ["set", sorted(reader.buffer() or b"(null)" for _ in range(reader.i32()))]
+    return ["set", sorted(in_utf8(reader.buffer()) or b"(null)" for _ in range(reader.i32()))]
 
 
 def acl_sorted(reader):
@@ -105,6 +112,8 @@ def success_items(op, reader, owners):
         return strings_sorted(reader)
     if op == wire.GET_CHILDREN2:
         return [*strings_sorted(reader), *stat()]
+    if op == wire.SYNC:
+        return [in_utf8(reader.buffer())]
     if op == wire.WHO_AM_I:
         return ["ids", sorted((reader.buffer(), reader.buffer()) for _ in range(reader.i32()))]
     if op in (wire.MULTI, wire.MULTI_READ):
@@ -131,7 +140,8 @@ def reply_items(op, frame, owners):
 def event_items(frame):
     """The items of a watch event frame."""
     xid, zxid, err = struct.unpack(">iqi", frame[:16])
-    return [xid, Zxid(zxid), err, frame[16:]]
+    reader = wire.Reader(frame[16:])
+    return [xid, Zxid(zxid), err, "event", reader.i32(), reader.i32(), in_utf8(reader.buffer()), frame[16 + reader.at :]]
 
 
 def hello_items(frame):

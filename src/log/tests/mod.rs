@@ -2,5 +2,8 @@
 
 mod crash;
 mod damage;
+mod feed;
+mod follower;
+mod replication;
 mod space;
 pub(crate) mod world;

@@ -78,13 +78,18 @@ impl Model {
 }
 
 /// Stands for the state: what matters is that the right one comes back.
-fn snapshot_of(position: Position) -> Vec<u8> {
+pub fn snapshot_of(position: Position) -> Vec<u8> {
     let mut bytes = position.chain.to_le_bytes().to_vec();
     bytes.resize(100 + (position.zxid % 3000) as usize, position.zxid as u8);
     bytes
 }
 
 pub fn batch_of(after: Position, first_zxid: u64, sizes: &[usize]) -> Batch {
+    batch_with(after, first_zxid, sizes, 0)
+}
+
+/// A batch that says that everything up to `committed` was committed when it was made.
+pub fn batch_with(after: Position, first_zxid: u64, sizes: &[usize], committed: u64) -> Batch {
     let mut builder = BatchBuilder::default();
     for (zxid, size) in (first_zxid..).zip(sizes) {
         let data = vec![zxid as u8; *size];
@@ -92,7 +97,7 @@ pub fn batch_of(after: Position, first_zxid: u64, sizes: &[usize]) -> Batch {
         let txn = Txn { zxid, time_ms: 5, session: 1, origin: Origin::default(), op: Op::Change(change) };
         builder.push(&txn).unwrap();
     }
-    builder.close(CLUSTER, 0, after.chain, AlignedBuf::with_capacity(BLOCK_BYTES))
+    builder.close(CLUSTER, committed, after.chain, AlignedBuf::with_capacity(BLOCK_BYTES))
 }
 
 /// Opens the directory, formatting it first if need be, as a start of the server does.
@@ -229,14 +234,14 @@ impl<'d, D: Disk> Server<'d, D> {
     }
 }
 
-fn write<D: Disk>(disk: &D, slot: u32, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
+pub fn write<D: Disk>(disk: &D, slot: u32, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
     let file = disk.open(&file_name(slot))?.expect("a slot that exists");
     assert!(offset + bytes.len() as u64 <= disk.len(&file)?, "a segment never grows");
     disk.write_at(&file, offset, bytes)?;
     disk.sync(&file)
 }
 
-fn write_snapshot<D: Disk>(disk: &D, position: Position) -> Result<crate::log::snapshot::SnapshotPointer, BadSnapshot> {
+pub fn write_snapshot<D: Disk>(disk: &D, position: Position) -> Result<crate::log::snapshot::SnapshotPointer, BadSnapshot> {
     let mut file = SnapshotFile::create(disk, CLUSTER, position)?;
     let state = snapshot_of(position);
     let (first, rest) = state.split_at(50);

@@ -98,9 +98,6 @@ impl Node {
             return self.propose(zxid, wall_ms, submit.session, origin, Op::Error { code: code::SESSION_EXPIRED });
         }
         let request = Request::decode(submit.opcode, submit.body).expect("it was decoded where it came in");
-        if matches!(request, Request::Reconfig) {
-            return self.propose(zxid, wall_ms, submit.session, origin, Op::Error { code: code::RECONFIG_DISABLED });
-        }
         let asker = Asker { state, session: submit.session, auth: submit.auth, zxid, time_ms: wall_ms };
         if let Request::Multi(ops) = &request {
             match self.prepare.multi(&asker, ops.iter()) {

@@ -4,7 +4,8 @@ use super::*;
 
 #[test]
 fn beyond_the_limit_a_connection_with_requests_in_progress_is_not_read_on() {
-    let mut server = Server::limited(3);
+    let replica = ReplicaConfig { requests_outstanding_max: 3, ..ReplicaConfig::default() };
+    let mut server = Server::with(Setup { replica, ..Setup::default() });
     let (one, two) = (server.session(0), server.session(0));
     for i in 0..10 {
         server.send(one, i, &create(&format!("/a{i}"), 0));
