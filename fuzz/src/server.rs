@@ -47,7 +47,6 @@ fn replica_config(shard: u16, auth: &AuthConfig) -> ReplicaConfig {
         auth: auth.clone(),
         session_timeout_ms_min: 4000,
         session_timeout_ms_max: 40_000,
-        frame_bytes_max: falconer::limits::FRAME_BYTES_MAX,
         word_argument: falconer::admin::fourletter::argument_bytes,
         ..ReplicaConfig::default()
     }
@@ -73,7 +72,7 @@ impl Server {
             epoch: 1,
             shards: SHARDS,
             tick_ms: 10_000,
-            prepare: PrepareConfig { auth: auth.clone(), extended_types_enabled: true, enforce_quota: true, reconfig_enabled: false },
+            prepare: PrepareConfig { auth: auth.clone(), extended_types_enabled: true, enforce_quota: true, ..PrepareConfig::default() },
             reap: ReapConfig { interval_ms: 1000, ..ReapConfig::default() },
         };
         let mut server = Server {
@@ -230,7 +229,8 @@ impl Server {
                 self.received.entry(client(conn)).or_default().extend_from_slice(&bytes);
                 self.hang_up(client(conn));
             }
-            Action::FourLetter(conn, ..) => {
+            Action::FourLetter(conn, word, _) => {
+                assert!(falconer::admin::fourletter::argument_bytes(word).is_some());
                 self.shards[shard].four_letter_answer(conn, "imok");
             }
             Action::Pause(conn) => {

@@ -9,10 +9,10 @@ use super::shard::{Links, Shard};
 use super::start::{Milestone, StartError};
 use crate::admin::fourletter;
 use crate::config::Config;
-use crate::limits::HANDSHAKE_TIMEOUT_MS;
 use crate::log::recovery::Recovered;
 use crate::log::{Journal, LogConfig};
 use crate::pipeline::auth::AuthConfig;
+use crate::pipeline::bounds::Bounds;
 use crate::pipeline::node::{Node, NodeConfig, ReapConfig};
 use crate::pipeline::prepare::PrepareConfig;
 use crate::pipeline::replica::{Replica, ReplicaConfig};
@@ -120,7 +120,7 @@ fn build(seed: CoreSeed) -> Result<CoreLoop, StartError> {
         let journal = Journal::new(&recovered, log_config(&config), u128::from_le_bytes(seed));
         Pipeline::new(ends, node, journal, (boot, config.server.id), tick_ms)
     });
-    let replica = Replica::new(replica_config(&config, boot, core), state);
+    let replica = Replica::new(replica_config(&config, boot, core, server.shards), state);
     let shard = Shard::new(links, replica, recovered.tail, tick_ms, config.client.requests_outstanding_max > 0);
     Ok(CoreLoop::new(server, core, ring, shard, pipeline))
 }
@@ -160,6 +160,8 @@ fn auth_config(config: &Config) -> AuthConfig {
         skip_acl: config.features.skip_acl,
         super_digest: config.digest_auth.super_digest.clone(),
         digest_enabled: config.digest_auth.enabled,
+        acl_entries_max: config.limits.acl_entries_max as usize,
+        acl_bytes_max: config.limits.acl_bytes_max as usize,
     }
 }
 
@@ -185,7 +187,26 @@ fn node_config(config: &Config, recovered: &Recovered, cores: usize) -> NodeConf
     }
 }
 
-fn replica_config(config: &Config, boot: u32, core: usize) -> ReplicaConfig {
+/// What one of so many shards may hold: what is for the whole server is divided, as connections are.
+fn bounds(config: &Config, shards: usize) -> Bounds {
+    let limits = &config.limits;
+    Bounds {
+        frame_bytes_max: config.client.frame_bytes_max,
+        set_watches_bytes_max: limits.set_watches_bytes_max as usize,
+        requests_per_connection_max: limits.requests_per_connection_max as usize,
+        held_bytes_max: limits.held_bytes_max as usize,
+        output_bytes_max: limits.output_bytes_max as usize,
+        event_bytes_max: limits.event_bytes_max as usize,
+        identities_bytes_max: limits.identities_bytes_max as usize,
+        unparsed_bytes_max: limits.unparsed_bytes_max as usize / shards,
+        queued_bytes_max: limits.queued_bytes_max as usize / shards,
+        watches_per_connection_max: limits.watches_per_connection_max as usize,
+        watches_max: limits.watches_per_shard_max as usize,
+        sessions_max: limits.sessions_max as usize,
+    }
+}
+
+fn replica_config(config: &Config, boot: u32, core: usize, shards: usize) -> ReplicaConfig {
     ReplicaConfig {
         server: config.server.id,
         shard: core as u16,
@@ -196,8 +217,8 @@ fn replica_config(config: &Config, boot: u32, core: usize) -> ReplicaConfig {
         connections_per_address_max: config.client.connections_per_address_max as usize,
         loopback_exempt: !config.client.limit_loopback,
         connections_max: config.client.connections_max as usize,
-        frame_bytes_max: config.client.frame_bytes_max,
-        handshake_timeout_ms: HANDSHAKE_TIMEOUT_MS,
+        bounds: bounds(config, shards),
+        handshake_timeout_ms: config.limits.handshake_timeout_ms,
         // A word that is refused anyway is not waited for.
         word_argument: match config.admin.four_letter_words.allows(*b"stmk") {
             true => fourletter::argument_bytes,
