@@ -55,6 +55,14 @@ pub const COMMIT_RING_SLOTS: usize = 4096;
 pub const SUBMITS_BYTES_MAX: usize = 1 << 20;
 /// Watches of one shard, at most.
 pub const WATCHES_PER_SHARD_MAX: usize = 10_000_000;
+/// Watches of one connection, at most.
+pub const WATCHES_PER_CONNECTION_MAX: usize = 1_000_000;
+/// Input of all connections that is not a whole request yet, on the whole server.
+pub const UNPARSED_BYTES_MAX: usize = 256 << 20;
+/// Output and held requests of all connections, on the whole server, beyond which each has little of its own.
+pub const QUEUED_BYTES_MAX: usize = 1 << 30;
+/// Sessions of one server, at most.
+pub const SESSIONS_MAX: usize = 1_000_000;
 /// Bytes of the ring that carries requests from one shard to the pipeline.
 pub const SUBMIT_RING_BYTES: usize = 4 << 20;
 /// Messages in the ring from the pipeline to one shard.

@@ -361,6 +361,11 @@ impl Watches {
         self.data.watches + self.child_watches
     }
 
+    /// Paths that this connection watches, in whatever way.
+    pub fn watched_by(&self, conn: ConnId) -> usize {
+        self.conns.get(&conn.0).map_or(0, |watching| watching.paths.len())
+    }
+
     /// Counts of the data table: what `wchs` shows.
     pub fn data_watches(&self) -> DataWatches {
         self.data

@@ -78,6 +78,7 @@ fn all_keys_of_a_zoo_cfg_with_and_without_prefix() {
         "DigestAuthenticationProvider.digestAlg=SHA1",
         "DigestAuthenticationProvider.enabled=true",
         "4lw.commands.whitelist=ruok, mntr",
+        "nio.sessionlessCnxnTimeout=1700",
     ];
     let config = zoo(&lines.join("\n"));
     assert_eq!(zoo(&lines.map(|line| format!("zookeeper.{line}")).join("\n")), config);
@@ -93,6 +94,16 @@ fn all_keys_of_a_zoo_cfg_with_and_without_prefix() {
     assert_eq!((container.check_interval_ms, container.deletions_per_minute_max, container.never_used_ms), (14, 15, 16));
     assert_eq!(config.digest_auth.super_digest.as_deref(), Some("super:xyz="));
     assert_eq!(config.admin.four_letter_words.to_string(), "mntr, ruok");
+    assert_eq!(config.limits.handshake_timeout_ms, 1700);
+}
+
+#[test]
+fn limits_in_toml() {
+    let text = "[limits]\nsessions_max = 5\nunparsed_bytes_max = 65_536\nacl_entries_max = 7\nwatches_per_shard_max = 0\n";
+    let limits = load_text("f.toml", text).unwrap().config.limits;
+    assert_eq!((limits.sessions_max, limits.unparsed_bytes_max, limits.acl_entries_max, limits.watches_per_shard_max), (5, 65_536, 7, 0));
+    let refused = load_text("f.toml", "[limits]\nacl_bytes_max = 2_000_000\n").unwrap_err().to_string();
+    assert!(refused.contains("allowed: 64 to 1048576"), "{refused}");
 }
 
 #[test]
@@ -280,6 +291,21 @@ fn the_table_in_the_docs_is_this_one() {
     } else {
         assert_eq!(table, settings_table(), "UPDATE=1 cargo test --test config rewrites it");
     }
+}
+
+/// The table of limits names every setting of a limit and every figure that counts how often one was met.
+#[test]
+fn every_limit_is_in_the_table_of_limits() {
+    let page = include_str!("../docs/operating.md");
+    let table = page.split("\n## Limits\n").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section for limits");
+    let keys =
+        SETTINGS.iter().map(|s| s.key).filter(|key| key.starts_with("limits.") || key.starts_with("client.") && key.ends_with("_max"));
+    let missing: Vec<&str> = keys.filter(|key| !table.contains(&format!("`{key}`"))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    let figures =
+        include_str!("../src/admin/fourletter.rs").lines().filter_map(|line| line.trim().strip_prefix("(\"")?.split_once("\", limits."));
+    let names: Vec<String> = figures.map(|(name, _)| format!("`zk_falconer_{name}`")).collect();
+    assert_eq!((names.len(), names.iter().find(|name| !table.contains(*name))), (11, None));
 }
 
 proptest! {

@@ -84,7 +84,10 @@ fn arrows_only_point_down() {
         }
         let allowed = MAY_USE.iter().find(|(name, _)| *name == module).unwrap_or_else(|| panic!("{module} is not in the table")).1;
         for used in code(&text).split("crate::").skip(1) {
-            let fine = used.starts_with(module) || allowed.iter().any(|a| used.starts_with(a)) || used.starts_with("mark!") || used.starts_with("mutant!");
+            let fine = used.starts_with(module)
+                || allowed.iter().any(|a| used.starts_with(a))
+                || used.starts_with("mark!")
+                || used.starts_with("mutant!");
             assert!(fine, "{file} uses crate::{}", used.lines().next().unwrap_or(""));
         }
     }

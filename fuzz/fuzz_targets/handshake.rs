@@ -2,7 +2,7 @@
 #![no_main]
 
 use falconer::admin::fourletter;
-use falconer::limits::FRAME_BYTES_MAX;
+use falconer::pipeline::bounds::Bounds;
 use falconer::pipeline::conn::{Conn, Connect, Frame, Phase};
 use falconer::pipeline::message::ConnId;
 use falconer::wire::record::ConnectRequest;
@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let mut conn = Conn::new(ConnId::new(0, 1), "127.0.0.1:9".parse().expect("an address"), [0; 16], 0);
-    if let Frame::Whole(frame) = conn.frame(data, FRAME_BYTES_MAX, fourletter::is_word)
+    if let Frame::Whole(frame) = conn.frame(data, &Bounds::default(), fourletter::argument_bytes)
         && let Ok(request) = ConnectRequest::decode(frame)
     {
         Connect::of(&request);
@@ -20,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
     }
     conn.phase = Phase::Open;
     let mut rest = data;
-    while let Frame::Whole(frame) = conn.frame(rest, FRAME_BYTES_MAX, fourletter::is_word) {
+    while let Frame::Whole(frame) = conn.frame(rest, &Bounds::default(), fourletter::argument_bytes) {
         rest = &rest[4 + frame.len()..];
     }
 });

@@ -48,7 +48,6 @@ fn replica_config(shard: u16, auth: &AuthConfig) -> ReplicaConfig {
         auth: auth.clone(),
         session_timeout_ms_min: 4000,
         session_timeout_ms_max: 40_000,
-        frame_bytes_max: falconer::limits::FRAME_BYTES_MAX,
         word_argument: falconer::admin::fourletter::argument_bytes,
         ..ReplicaConfig::default()
     }
@@ -230,7 +229,8 @@ impl Server {
                 self.received.entry(client(conn)).or_default().extend_from_slice(&bytes);
                 self.hang_up(client(conn));
             }
-            Action::FourLetter(conn, ..) => {
+            Action::FourLetter(conn, word, _) => {
+                assert!(falconer::admin::fourletter::argument_bytes(word).is_some());
                 self.shards[shard].four_letter_answer(conn, "imok");
             }
             Action::Pause(conn) => {

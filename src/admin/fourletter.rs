@@ -238,11 +238,35 @@ fn metrics(stats: &ServerStats) -> String {
         ("auth_failed_count", stats.traffic.auth_failures),
         ("sessionless_connections_expired", stats.traffic.sessionless_expired),
         ("watch_bytes", stats.traffic.watch_bytes),
+        ("large_requests_rejected", stats.limits.large_requests_rejected),
     ];
     for (name, value) in numbers {
         line(&mut out, "zk_", format_args!("{name}\t{value}"));
     }
+    for (name, value) in own_metrics(stats) {
+        line(&mut out, OWN_PREFIX, format_args!("{name}\t{value}"));
+    }
     out
+}
+
+/// Before the names of metrics that ZooKeeper does not have.
+const OWN_PREFIX: &str = "zk_falconer_";
+
+fn own_metrics(stats: &ServerStats) -> [(&'static str, u64); 11] {
+    let limits = &stats.limits;
+    [
+        ("unparsed_bytes", limits.unparsed_bytes),
+        ("queued_bytes", limits.queued_bytes),
+        ("receive_pauses", limits.receive_pauses),
+        ("partial_requests_closed", limits.partial_requests_closed),
+        ("watchers_closed", limits.watchers_closed),
+        ("sessions_refused", limits.sessions_refused),
+        ("watches_refused", limits.watches_refused),
+        ("writes_refused_system_error", limits.writes_system_error),
+        ("writes_refused_bad_arguments", limits.writes_bad_arguments),
+        ("writes_refused_invalid_acl", limits.writes_invalid_acl),
+        ("writes_refused_quota_exceeded", limits.writes_quota_exceeded),
+    ]
 }
 
 /// Tools look for `zookeeper.version`; the names that only a JVM has are left out.
@@ -262,7 +286,7 @@ fn environment(stats: &ServerStats) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Host, Lists, Mode, Settings, Traffic};
+    use super::super::{Host, LimitFigures, Lists, Mode, Settings, Traffic};
     use super::*;
 
     /// What the captured server says in place of our version.
@@ -319,6 +343,7 @@ mod tests {
             watch_count: 3,
             data_watches: 2,
             traffic: Traffic { bytes_received: 370, connection_requests: 2, ..Traffic::default() },
+            limits: LimitFigures::default(),
             lists: Lists::default(),
             trace_mask: TRACE_MASK,
             watching_connections: 1,
@@ -403,9 +428,10 @@ mod tests {
         let captured = captured!("mntr");
         let theirs: Vec<&str> = captured.lines().collect();
         let ours = ask("mntr", &stats);
-        for line in ours.lines() {
+        for line in ours.lines().filter(|line| !line.starts_with(OWN_PREFIX)) {
             assert!(theirs.contains(&line), "{line}");
         }
+        assert_eq!(captured.find(OWN_PREFIX), None, "that prefix is ours");
         assert_eq!(ours.lines().take(2).collect::<Vec<_>>(), theirs[..2]);
     }
 
@@ -417,6 +443,7 @@ mod tests {
         let mut other = stats();
         (other.mode, other.settings, other.host) = (Mode::Leader, Settings::default(), Host::default());
         (other.traffic, other.latency, other.watch_count) = (Traffic::default(), Latency::default(), 0);
+        other.limits.watches_refused = 7;
         assert_eq!(keys(&stats()), keys(&other));
     }
 

@@ -83,6 +83,7 @@ pub struct ServerStats {
     pub watching_connections: u64,
     pub watched_paths: u64,
     pub traffic: Traffic,
+    pub limits: LimitFigures,
     /// What `gtmk` shows.
     pub trace_mask: i64,
     /// Filled in for the words that list them.
@@ -112,6 +113,31 @@ pub struct Traffic {
     pub sessionless_expired: u64,
     /// Bytes of watch events.
     pub watch_bytes: u64,
+}
+
+/// What clients make the server hold, and how often they have met a limit since the start or since `srst`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LimitFigures {
+    /// Input that is not a whole request yet, at this moment.
+    pub unparsed_bytes: u64,
+    /// Replies that were not read and requests that wait, at this moment.
+    pub queued_bytes: u64,
+    /// Connections closed for a request beyond the largest frame.
+    pub large_requests_rejected: u64,
+    /// Times that a connection was not read on.
+    pub receive_pauses: u64,
+    /// Connections closed for an unfinished request when all had too many bytes of them.
+    pub partial_requests_closed: u64,
+    /// Connections closed because they did not read their watch events.
+    pub watchers_closed: u64,
+    pub sessions_refused: u64,
+    /// Requests refused because there were too many watches.
+    pub watches_refused: u64,
+    /// Writes refused with the codes that limits give, whatever the reason was.
+    pub writes_system_error: u64,
+    pub writes_bad_arguments: u64,
+    pub writes_invalid_acl: u64,
+    pub writes_quota_exceeded: u64,
 }
 
 /// What is too long to be gathered unless it is asked for.

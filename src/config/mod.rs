@@ -9,6 +9,7 @@ mod known;
 mod load;
 mod settings;
 mod toml_file;
+mod values;
 mod zoo;
 
 pub use error::{ConfigError, Place};
@@ -16,7 +17,7 @@ pub use load::{Flag, Loaded, Sources, load};
 pub use settings::{SETTINGS, Setting, settings_table};
 
 use crate::admin::{self, fourletter::Whitelist};
-use crate::limits::FRAME_BYTES_MAX;
+use crate::limits;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -27,6 +28,7 @@ pub struct Config {
     pub threads: Threads,
     pub client: Client,
     pub session: Session,
+    pub limits: Limits,
     pub data: Data,
     pub features: Features,
     pub container: Container,
@@ -98,6 +100,50 @@ pub struct Session {
     pub timeout_ms_min: u32,
     /// The longest timeout a client can negotiate; at least `timeout_ms_min`.
     pub timeout_ms_max: u32,
+}
+
+/// What clients can make the server hold. How many connections, and how large and how many requests: see [`Client`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Of the whole server; 0: no limit.
+    pub sessions_max: u64,
+    pub handshake_timeout_ms: u64,
+    pub set_watches_bytes_max: u64,
+    /// Of all connections.
+    pub unparsed_bytes_max: u64,
+    /// Of all connections.
+    pub queued_bytes_max: u64,
+    pub requests_per_connection_max: u64,
+    /// This and the next three: of one connection.
+    pub held_bytes_max: u64,
+    pub output_bytes_max: u64,
+    pub event_bytes_max: u64,
+    pub identities_bytes_max: u64,
+    pub acl_entries_max: u64,
+    pub acl_bytes_max: u64,
+    pub watches_per_connection_max: u64,
+    pub watches_per_shard_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            sessions_max: limits::SESSIONS_MAX as u64,
+            handshake_timeout_ms: limits::HANDSHAKE_TIMEOUT_MS,
+            set_watches_bytes_max: limits::SET_WATCHES_BYTES_MAX as u64,
+            unparsed_bytes_max: limits::UNPARSED_BYTES_MAX as u64,
+            queued_bytes_max: limits::QUEUED_BYTES_MAX as u64,
+            requests_per_connection_max: limits::PENDING_REQUESTS_MAX as u64,
+            held_bytes_max: limits::HELD_BYTES_MAX as u64,
+            output_bytes_max: limits::OUTPUT_BYTES_MAX as u64,
+            event_bytes_max: limits::EVENT_BYTES_MAX as u64,
+            identities_bytes_max: limits::IDENTITIES_BYTES_MAX as u64,
+            acl_entries_max: limits::ACL_ENTRIES_MAX as u64,
+            acl_bytes_max: limits::ACL_BYTES_MAX as u64,
+            watches_per_connection_max: limits::WATCHES_PER_CONNECTION_MAX as u64,
+            watches_per_shard_max: limits::WATCHES_PER_SHARD_MAX as u64,
+        }
+    }
 }
 
 /// Where data lies and when it is compacted.
@@ -218,10 +264,11 @@ impl Config {
                 connections_max: 0,
                 connections_per_address_max: 60,
                 limit_loopback: false,
-                frame_bytes_max: FRAME_BYTES_MAX,
+                frame_bytes_max: limits::FRAME_BYTES_MAX,
                 requests_outstanding_max: 0,
             },
             session: Session { tick_time_ms: 2000, timeout_ms_min: 0, timeout_ms_max: 0 },
+            limits: Limits::default(),
             data: Data {
                 dir: PathBuf::from("./falconer-data"),
                 log_dir: PathBuf::new(),

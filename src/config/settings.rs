@@ -2,11 +2,10 @@
 //! either kind of file, flags, `--check` and the table in docs/operating.md all walk this one list.
 //! Refuses to know where a value came from.
 
-use super::{Config, Pinning, Pipeline};
+use super::values::{parse_path, parse_pinning, resolve, show_pinning};
+use super::{Config, Pipeline};
 use crate::admin::fourletter::Whitelist;
-use crate::limits::{FRAME_BYTES_CEILING, SHARDS_MAX};
-use std::net::{IpAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use crate::limits::{ACL_BYTES_MAX, FRAME_BYTES_CEILING, IDENTITIES_BYTES_MAX, SET_WATCHES_BYTES_MAX, SHARDS_MAX};
 
 /// One setting.
 pub struct Setting {
@@ -149,6 +148,23 @@ const fn text_setting(
     Setting { key, zoo, about, access: Access::Text { allowed, set, get } }
 }
 
+/// One of the section `limits`: the field has the key's name.
+macro_rules! limit {
+    ($field:ident $zoo:literal $about:literal $min:literal to $max:expr) => {
+        number_setting(
+            concat!("limits.", stringify!($field)),
+            $zoo,
+            $about,
+            ($min, $max as u64),
+            |c, n| c.limits.$field = n,
+            |c| c.limits.$field,
+        )
+    };
+}
+
+/// The most that a limit in bytes can be set to: more would be none.
+const GIB: u64 = 1 << 30;
+
 const U32: (u64, u64) = (0, u32::MAX as u64);
 const TIMEOUT_MS: (u64, u64) = (0, i32::MAX as u64);
 /// A year: longer intervals are mistakes.
@@ -279,6 +295,20 @@ pub static SETTINGS: &[Setting] = &[
         |c, n| c.session.timeout_ms_max = n as u32,
         |c| u64::from(c.session.timeout_ms_max),
     ),
+    limit! { sessions_max "" "Sessions of this server. A handshake for one more is closed unanswered. 0: no limit." 0 to u32::MAX },
+    limit! { handshake_timeout_ms "nio.sessionlessCnxnTimeout" "A connection that has no session after this is closed." 100 to 600_000 },
+    limit! { set_watches_bytes_max "" "The largest setWatches, if that is more than `client.frame_bytes_max`." 1024 to SET_WATCHES_BYTES_MAX },
+    limit! { unparsed_bytes_max "" "Unfinished requests of all connections; beyond it, who adds to one of more than 64 KiB is closed." 65536 to 64 * GIB },
+    limit! { queued_bytes_max "" "Unread replies and waiting requests of all connections; beyond it each connection has 64 KiB." 65536 to 1024 * GIB },
+    limit! { requests_per_connection_max "" "Requests of one connection that wait for a transaction; it is not read on beyond them." 1 to 100_000 },
+    limit! { held_bytes_max "" "The bytes of those that wait for a transaction only to keep their turn." 1024 to GIB },
+    limit! { output_bytes_max "" "Unread replies of one connection, beyond which its requests wait." 1024 to GIB },
+    limit! { event_bytes_max "" "Watch events that one connection has not read; it is closed beyond them." 1024 to GIB },
+    limit! { identities_bytes_max "" "What `addauth` adds up to on one connection; one more fails and closes it." 256 to IDENTITIES_BYTES_MAX },
+    limit! { acl_entries_max "" "Different entries in one access control list; InvalidACL beyond them." 1 to 10_000 },
+    limit! { acl_bytes_max "" "An access control list as it is stored; InvalidACL beyond it." 64 to ACL_BYTES_MAX },
+    limit! { watches_per_connection_max "" "Watched paths of one connection; SystemError beyond them." 0 to 100_000_000 },
+    limit! { watches_per_shard_max "" "Watches of all connections of one client thread; SystemError beyond them." 0 to 100_000_000 },
     text_setting(
         "data.dir",
         "dataDir",
@@ -432,51 +462,4 @@ pub fn settings_table() -> String {
         text += &format!("| {} | {} | {default} | {} | {} |\n", setting.key, setting.zoo, setting.allowed(), setting.about);
     }
     text
-}
-
-fn parse_path(text: &str) -> Option<PathBuf> {
-    (!text.is_empty() && !text.contains('\0')).then(|| PathBuf::from(text))
-}
-
-fn resolve(text: &str) -> Option<IpAddr> {
-    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
-    if let Ok(address) = bare.parse() {
-        return Some(address);
-    }
-    let mut found: Vec<IpAddr> = (text, 0).to_socket_addrs().ok()?.map(|a| a.ip()).collect();
-    found.sort_by_key(IpAddr::is_ipv6);
-    found.first().copied()
-}
-
-fn parse_pinning(text: &str) -> Option<Pinning> {
-    match text {
-        "auto" => return Some(Pinning::Auto),
-        "none" => return Some(Pinning::None),
-        _ => {}
-    }
-    /// More than the kernel's CPU_SETSIZE is a slip.
-    const CPU_MAX: usize = 1023;
-    let mut cpus = Vec::new();
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (first.trim().parse::<usize>().ok()?, last.trim().parse::<usize>().ok()?);
-        if first > last || last > CPU_MAX {
-            return None;
-        }
-        for cpu in first..=last {
-            if cpus.contains(&cpu) {
-                return None;
-            }
-            cpus.push(cpu);
-        }
-    }
-    Some(Pinning::Cpus(cpus))
-}
-
-fn show_pinning(pinning: &Pinning) -> String {
-    match pinning {
-        Pinning::Auto => "auto".into(),
-        Pinning::None => "none".into(),
-        Pinning::Cpus(cpus) => cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(","),
-    }
 }

@@ -21,7 +21,7 @@ pub mod perm {
 }
 
 /// The server's settings for access control.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct AuthConfig {
     /// Every check passes (`skipACL`).
     pub skip_acl: bool,
@@ -29,6 +29,30 @@ pub struct AuthConfig {
     pub super_digest: Option<String>,
     /// The digest scheme exists (`DigestAuthenticationProvider.enabled`).
     pub digest_enabled: bool,
+    /// Different entries in one list, at most.
+    pub acl_entries_max: usize,
+    /// Bytes of one list as it is stored, at most; never more than [`ACL_BYTES_MAX`].
+    pub acl_bytes_max: usize,
+}
+
+impl Default for AuthConfig {
+    fn default() -> AuthConfig {
+        AuthConfig {
+            skip_acl: false,
+            super_digest: None,
+            digest_enabled: false,
+            acl_entries_max: ACL_ENTRIES_MAX,
+            acl_bytes_max: ACL_BYTES_MAX,
+        }
+    }
+}
+
+/// Why a list is refused. Clients see INVALIDACL for both.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BadAcl {
+    Invalid,
+    /// Beyond the limits for lists.
+    TooLong,
 }
 
 /// An identity without its memory.
@@ -98,22 +122,22 @@ pub fn authenticate(config: &AuthConfig, scheme: &str, credentials: &[u8], addre
     }
 }
 
-/// Turns the list of a request into the list to store, or None for INVALIDACL (PrepRequestProcessor.fixupACL):
+/// Turns the list of a request into the list to store, or says why not (PrepRequestProcessor.fixupACL):
 /// duplicates go, `auth` becomes one entry per authenticated identity, every other entry must be valid for its scheme.
-/// Unlike there, a list may not be longer than `limits` says: what a frame asks for must fit a transaction.
+/// Unlike there, a list may not be longer than the settings say: what a frame asks for must fit a transaction.
 pub fn fix_acl<'a>(
     config: &AuthConfig,
     requested: impl Iterator<Item = AclRef<'a>>,
     ids: impl Iterator<Item = IdRef<'a>> + Clone,
-) -> Option<Vec<AclRef<'a>>> {
+) -> Result<Vec<AclRef<'a>>, BadAcl> {
     let mut fixed: Vec<AclRef<'a>> = Vec::new();
     let mut seen: Vec<AclRef<'a>> = Vec::new();
     for entry in requested {
         if seen.contains(&entry) {
             continue;
         }
-        if seen.len() == ACL_ENTRIES_MAX {
-            return None;
+        if seen.len() == config.acl_entries_max {
+            return Err(BadAcl::TooLong);
         }
         seen.push(entry);
         match entry.scheme {
@@ -123,18 +147,18 @@ pub fn fix_acl<'a>(
                 let authenticated = ids.clone().filter(|&(scheme, _)| scheme == "digest" && config.digest_enabled);
                 fixed.extend(authenticated.map(|(scheme, id)| AclRef { perms: entry.perms, scheme, id }));
                 if fixed.len() == before {
-                    return None;
+                    return Err(BadAcl::Invalid);
                 }
             }
             "ip" if parse_cidr(entry.id).is_some() => fixed.push(entry),
             "digest" if config.digest_enabled && is_digest_id(entry.id) => fixed.push(entry),
-            _ => return None,
+            _ => return Err(BadAcl::Invalid),
         }
-        if stored_bytes(&fixed) > ACL_BYTES_MAX {
-            return None;
+        if stored_bytes(&fixed) > config.acl_bytes_max {
+            return Err(BadAcl::TooLong);
         }
     }
-    (!fixed.is_empty()).then_some(fixed)
+    if fixed.is_empty() { Err(BadAcl::Invalid) } else { Ok(fixed) }
 }
 
 /// About how many bytes a list takes in a transaction.
@@ -163,7 +187,13 @@ pub fn is_open(acl: &[AclRef<'_>]) -> bool {
 mod tests {
     use super::*;
 
-    const CONFIG: AuthConfig = AuthConfig { skip_acl: false, super_digest: None, digest_enabled: true };
+    const CONFIG: AuthConfig = AuthConfig {
+        skip_acl: false,
+        super_digest: None,
+        digest_enabled: true,
+        acl_entries_max: ACL_ENTRIES_MAX,
+        acl_bytes_max: ACL_BYTES_MAX,
+    };
 
     fn acl(perms: i32, scheme: &str, id: &str) -> Acl {
         Acl { perms, scheme: scheme.into(), id: id.into() }
@@ -210,18 +240,18 @@ mod tests {
     fn lists_are_fixed_as_zookeeper_does() {
         let ids = [("ip", "1.2.3.4"), ("digest", "bob:h")];
         let fix = |list: &[AclRef<'static>]| fix_acl(&CONFIG, list.iter().copied(), ids.into_iter());
-        assert_eq!(fix(&[]), None);
+        assert_eq!(fix(&[]), Err(BadAcl::Invalid));
         assert_eq!(fix(&[entry("world", "anyone"), entry("world", "anyone")]).unwrap().len(), 1);
-        assert_eq!(fix(&[entry("world", "all")]), None);
+        assert_eq!(fix(&[entry("world", "all")]), Err(BadAcl::Invalid));
         assert_eq!(fix(&[entry("auth", "ignored")]).unwrap(), [entry("digest", "bob:h")]);
         for (id, valid) in [("u:h", true), ("u:", false), ("u:h:", true), ("a:b:c", false), ("", false), (":h", true)] {
-            assert_eq!(fix(&[AclRef { perms: 1, scheme: "digest", id }]).is_some(), valid, "{id}");
+            assert_eq!(fix(&[AclRef { perms: 1, scheme: "digest", id }]).is_ok(), valid, "{id}");
         }
         assert_eq!(fix(&[entry("ip", "10.0.0.0/8")]).unwrap().len(), 1);
-        assert_eq!(fix(&[entry("ip", "10.0.0.0/99")]), None);
-        assert_eq!(fix(&[entry("sasl", "x")]), None);
+        assert_eq!(fix(&[entry("ip", "10.0.0.0/99")]), Err(BadAcl::Invalid));
+        assert_eq!(fix(&[entry("sasl", "x")]), Err(BadAcl::Invalid));
         let nobody = fix_acl(&CONFIG, [entry("auth", "")].into_iter(), [("ip", "1.2.3.4")].into_iter());
-        assert_eq!(nobody, None);
+        assert_eq!(nobody, Err(BadAcl::Invalid));
     }
 
     #[test]
@@ -229,9 +259,11 @@ mod tests {
         let name = "n".repeat(2000);
         let ids: Vec<IdRef<'_>> = vec![("digest", &name); 30];
         let entries = |count: u32| (0..count).map(|perms| AclRef { perms, scheme: "auth", id: "" });
-        assert_eq!(fix_acl(&CONFIG, entries(10), ids.iter().copied()).map(|list| list.len()), Some(300));
-        assert_eq!(fix_acl(&CONFIG, entries(100), ids.iter().copied()), None);
-        assert!(fix_acl(&CONFIG, entries(ACL_ENTRIES_MAX as u32), [("digest", "b:h")].into_iter()).is_some());
-        assert_eq!(fix_acl(&CONFIG, entries(ACL_ENTRIES_MAX as u32 + 1), [("digest", "b:h")].into_iter()), None);
+        assert_eq!(fix_acl(&CONFIG, entries(10), ids.iter().copied()).map(|list| list.len()), Ok(300));
+        assert_eq!(fix_acl(&CONFIG, entries(100), ids.iter().copied()), Err(BadAcl::TooLong));
+        assert!(fix_acl(&CONFIG, entries(ACL_ENTRIES_MAX as u32), [("digest", "b:h")].into_iter()).is_ok());
+        assert_eq!(fix_acl(&CONFIG, entries(ACL_ENTRIES_MAX as u32 + 1), [("digest", "b:h")].into_iter()), Err(BadAcl::TooLong));
+        let narrow = AuthConfig { acl_entries_max: 2, ..CONFIG };
+        assert_eq!(fix_acl(&narrow, entries(3), [("digest", "b:h")].into_iter()), Err(BadAcl::TooLong));
     }
 }

@@ -2,12 +2,10 @@
 //! handshake's phases and its own bounds, nothing of trees or sockets. Refuses to hold more than its limits: the
 //! Replica asks `may_execute` before every frame and the loop stops receiving when told to.
 
+use super::bounds::Bounds;
 use super::latency::Latency;
 use super::message::ConnId;
-use crate::limits::{
-    HANDSHAKE_BYTES_MAX, HELD_BYTES_MAX, IDENTITIES_BYTES_MAX, INPUT_SLACK_BYTES, OUTPUT_BYTES_MAX, PENDING_REQUESTS_MAX,
-    SET_WATCHES_BYTES_MAX,
-};
+use crate::limits::{HANDSHAKE_BYTES_MAX, INPUT_SLACK_BYTES};
 use crate::wire::jute;
 use crate::wire::record::{ConnectRequest, Id};
 use crate::wire::request::opcode;
@@ -78,15 +76,15 @@ impl Identities {
         Identities { list, encoded }
     }
 
-    /// These and the ones that are new in `added`. None: more than a connection may have.
-    pub fn with(&self, added: Vec<Id>) -> Option<Identities> {
+    /// These and the ones that are new in `added`.
+    pub fn with(&self, added: Vec<Id>) -> Identities {
         let mut list = self.list.clone();
         for id in added {
             if !list.contains(&id) {
                 list.push(id);
             }
         }
-        Some(Identities::new(list)).filter(|ids| ids.encoded.len() <= IDENTITIES_BYTES_MAX)
+        Identities::new(list)
     }
 }
 
@@ -192,9 +190,8 @@ impl Conn {
         }
     }
 
-    /// The frame at the start of `bytes`. `frame_max` is the limit for ordinary requests of an open session.
-    /// `word_argument` says how many bytes follow a four-letter word.
-    pub fn frame<'a>(&self, bytes: &'a [u8], frame_max: usize, word_argument: impl Fn([u8; 4]) -> Option<usize>) -> Frame<'a> {
+    /// The frame at the start of `bytes`. `word_argument` says how many bytes follow a four-letter word.
+    pub fn frame<'a>(&self, bytes: &'a [u8], bounds: &Bounds, word_argument: impl Fn([u8; 4]) -> Option<usize>) -> Frame<'a> {
         let Some((first, rest)) = bytes.split_first_chunk::<4>() else { return Frame::Partial };
         if self.phase == Phase::Handshake
             && let Some(len) = word_argument(*first)
@@ -206,12 +203,12 @@ impl Conn {
         let header = |at: usize| bytes.get(at..at + 4).map(|b| i32::from_be_bytes(b.try_into().expect("four bytes")));
         let max = match (self.phase, header(8)) {
             (Phase::Handshake, _) => HANDSHAKE_BYTES_MAX,
-            (_, Some(opcode::SET_WATCHES | opcode::SET_WATCHES2)) => SET_WATCHES_BYTES_MAX.max(frame_max),
-            _ => frame_max,
+            (_, Some(opcode::SET_WATCHES | opcode::SET_WATCHES2)) => bounds.set_watches_bytes_max.max(bounds.frame_bytes_max),
+            _ => bounds.frame_bytes_max,
         };
         if len < 0 || len as usize > max {
             // Wait for the opcode: a long setWatches is legal.
-            let may_be_watches = (0..=SET_WATCHES_BYTES_MAX as i32).contains(&len);
+            let may_be_watches = (0..=bounds.set_watches_bytes_max as i32).contains(&len);
             if may_be_watches && self.phase == Phase::Open && header(8).is_none() {
                 return Frame::Partial;
             }
@@ -220,14 +217,33 @@ impl Conn {
         bytes.get(4..4 + len as usize).map_or(Frame::Partial, Frame::Whole)
     }
 
-    /// Whether another request may be executed now: the FIFO and the output are within their bounds.
+    /// Whether another request may be executed now: the FIFO and the output, which may be `output_bytes`, are within their
+    /// bounds.
     ///
     /// What held requests will answer counts as output already: their answers cannot wait for the client to read, because
     /// they must not see the writes behind them.
-    pub fn may_execute(&self) -> bool {
-        self.pending.len() < PENDING_REQUESTS_MAX
-            && self.held.len() < HELD_BYTES_MAX
-            && self.unsent() + self.held_reply_bytes < OUTPUT_BYTES_MAX
+    pub fn may_execute(&self, bounds: &Bounds, output_bytes: usize) -> bool {
+        self.pending.len() < bounds.requests_per_connection_max
+            && self.held.len() < bounds.held_bytes_max
+            && self.unsent() + self.held_reply_bytes < output_bytes
+    }
+
+    /// Bytes of input that are not a whole request yet, or wait to be executed.
+    pub fn unparsed(&self) -> usize {
+        self.input.len()
+    }
+
+    /// Bytes of output and of requests that wait.
+    pub fn queued(&self) -> usize {
+        self.unsent() + self.held.len()
+    }
+
+    /// Nothing of what the client has sent will be executed any more.
+    pub fn drop_requests(&mut self) {
+        self.pending.clear();
+        self.held = VecDeque::new();
+        self.held_reply_bytes = 0;
+        self.input = Vec::new();
     }
 
     pub fn unsent(&self) -> usize {
@@ -257,13 +273,12 @@ impl Conn {
         }
     }
 
-    /// Whether receiving should stop (Some(true)), go on (Some(false)), or stay as it is.
-    pub fn pause_change(&mut self, frame_max: usize) -> Option<bool> {
-        let full = frame_max + INPUT_SLACK_BYTES;
-        let blocked = !self.may_execute() && self.input.len() >= INPUT_SLACK_BYTES;
+    /// Whether receiving should stop (Some(true)), go on (Some(false)), or stay as it is. To be asked when everything that
+    /// may be executed was: if more `may_execute`, the input is at most the beginning of a frame, whose rest must be let in.
+    pub fn pause_change(&mut self, may_execute: bool) -> Option<bool> {
         let change = match self.paused {
-            false => (self.input.len() > full || blocked).then_some(true),
-            true => (self.input.len() < INPUT_SLACK_BYTES / 2 || self.may_execute() && self.input.len() < full / 2).then_some(false),
+            false => (!may_execute && self.input.len() >= INPUT_SLACK_BYTES).then_some(true),
+            true => (may_execute || self.input.len() < INPUT_SLACK_BYTES / 2).then_some(false),
         };
         self.paused = change.unwrap_or(self.paused);
         change
@@ -322,7 +337,7 @@ impl Conn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::FRAME_BYTES_MAX;
+    use crate::limits::OUTPUT_BYTES_MAX;
 
     fn conn(phase: Phase) -> Conn {
         let mut conn = Conn::new(ConnId::new(0, 1), "127.0.0.1:9".parse().unwrap(), [0; 16], 0);
@@ -331,7 +346,8 @@ mod tests {
     }
 
     fn frame(conn: &Conn, bytes: &[u8]) -> String {
-        match conn.frame(bytes, FRAME_BYTES_MAX, |w| [(*b"ruok", 0), (*b"stmk", 8)].iter().find(|known| known.0 == w).map(|known| known.1))
+        match conn
+            .frame(bytes, &Bounds::default(), |w| [(*b"ruok", 0), (*b"stmk", 8)].iter().find(|known| known.0 == w).map(|known| known.1))
         {
             Frame::Whole(b) => format!("whole {}", b.len()),
             other => format!("{other:?}"),
@@ -365,12 +381,13 @@ mod tests {
     #[test]
     fn receiving_stops_and_goes_on_at_the_bounds() {
         let mut conn = conn(Phase::Open);
+        let may = |conn: &Conn| conn.may_execute(&Bounds::default(), OUTPUT_BYTES_MAX);
         conn.add_input(&vec![0; INPUT_SLACK_BYTES]);
-        assert_eq!(conn.pause_change(FRAME_BYTES_MAX), None);
+        assert_eq!(conn.pause_change(may(&conn)), None);
         conn.in_flight = OUTPUT_BYTES_MAX;
-        assert_eq!(conn.pause_change(FRAME_BYTES_MAX), Some(true));
-        assert_eq!(conn.pause_change(FRAME_BYTES_MAX), None);
+        assert_eq!(conn.pause_change(may(&conn)), Some(true));
+        assert_eq!(conn.pause_change(may(&conn)), None);
         conn.in_flight = 0;
-        assert_eq!(conn.pause_change(FRAME_BYTES_MAX), Some(false));
+        assert_eq!(conn.pause_change(may(&conn)), Some(false), "a long frame that has begun is let in");
     }
 }

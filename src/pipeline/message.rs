@@ -189,7 +189,8 @@ mod tests {
 
     #[test]
     fn records_read_back() {
-        let submit = Submit { conn: ConnId::new(7, 3), sequence: 9, route: 2, opcode: 5, session: -8, auth: b"who", body: b"what is wanted" };
+        let submit =
+            Submit { conn: ConnId::new(7, 3), sequence: 9, route: 2, opcode: 5, session: -8, auth: b"who", body: b"what is wanted" };
         for up in [Up::Submit(submit), Up::Touch { session: -1 }, Up::Report { at_ms: 1 << 40 }] {
             let mut bytes = Vec::new();
             up.encode(&mut bytes);

@@ -3,6 +3,7 @@
 //! Refuses to touch sockets, files, clocks and threads.
 
 pub mod auth;
+pub mod bounds;
 pub mod conn;
 pub mod deadlines;
 pub mod latency;

@@ -2,7 +2,7 @@
 //! plus what is proposed. One function per kind of write; the result goes into the batch as it stands.
 //! Refuses to apply anything, to know about connections, and to look at a clock.
 
-use super::auth::{self, AuthConfig, IdRef, perm};
+use super::auth::{self, AuthConfig, BadAcl, IdRef, perm};
 use super::overlay::{AclView, NodeView, Overlay};
 use super::quota::{Growth, Quotas};
 use crate::limits::TXN_BYTES_MAX;
@@ -32,6 +32,9 @@ const SEQUENCE_MAX: u32 = i32::MAX as u32;
 
 /// The changes of one multi: what is left of a transaction is for its own fields.
 const MULTI_BYTES_MAX: usize = TXN_BYTES_MAX - (64 << 10);
+
+/// A write beyond a limit is logged at most this often, whichever it is.
+const WARN_EVERY_MS: i64 = 1000;
 
 /// Who asks, when, and against what.
 pub struct Asker<'a> {
@@ -121,6 +124,8 @@ pub struct Prepare {
     pub config: PrepareConfig,
     pub overlay: Overlay,
     pub quotas: Quotas,
+    /// When the next line about a limit may be logged.
+    pub next_warning_ms: i64,
 }
 
 impl Prepare {
@@ -152,16 +157,21 @@ impl Prepare {
         if allowed { Ok(()) } else { Err(code::NO_AUTH) }
     }
 
-    fn fix_acl<'r>(&self, auth: &'r [u8], list: &AclList<'r>) -> Result<StoredAcl<'r>, i32> {
+    fn fix_acl<'r>(&mut self, asker: &Asker<'r>, list: &AclList<'r>) -> Result<StoredAcl<'r>, i32> {
         if list.is_open() {
             return Ok(None);
         }
-        let ids = decode_ids(auth);
+        let ids = decode_ids(asker.auth);
         if let Some(at) = list.null_id_at() {
             let before = auth::fix_acl(&self.config.auth, list.iter().take(at), ids.iter().copied());
-            return Err(if at == 0 || before.is_some() { code::MARSHALLING_ERROR } else { code::INVALID_ACL });
+            return Err(if at == 0 || before.is_ok() { code::MARSHALLING_ERROR } else { code::INVALID_ACL });
         }
-        let fixed = auth::fix_acl(&self.config.auth, list.iter(), ids.iter().copied()).ok_or(code::INVALID_ACL)?;
+        let fixed = auth::fix_acl(&self.config.auth, list.iter(), ids.iter().copied()).map_err(|bad| {
+            if bad == BadAcl::TooLong {
+                self.warn(asker, "an access control list is beyond acl_entries_max or acl_bytes_max, refused");
+            }
+            code::INVALID_ACL
+        })?;
         Ok((!auth::is_open(&fixed)).then_some(fixed))
     }
 
@@ -169,6 +179,14 @@ impl Prepare {
     pub fn reset(&mut self) {
         self.overlay = Overlay::default();
         self.quotas = Quotas::default();
+    }
+
+    /// One line per second at most, whatever it says.
+    fn warn(&mut self, asker: &Asker<'_>, what: &str) {
+        if asker.time_ms >= self.next_warning_ms {
+            self.next_warning_ms = asker.time_ms + WARN_EVERY_MS;
+            tracing::warn!("session 0x{:x}: {what}", asker.session);
+        }
     }
 
     /// This core's State has applied everything up to `zxid`.
@@ -199,7 +217,7 @@ impl Prepare {
         let mode = Mode::of(op, create.flags, ttl_ms, self.config.extended_types_enabled)?;
         let requested = &create.path;
         let parent_path = parent_of(requested)?.to_owned();
-        let acl = self.fix_acl(asker.auth, &create.acl)?;
+        let acl = self.fix_acl(asker, &create.acl)?;
         let parent_hash = paths::hash(&parent_path);
         let mut parent = self.view(asker, parent_hash, &parent_path).ok_or(code::NO_NODE)?;
         self.require(asker, &parent, perm::CREATE)?;
@@ -298,7 +316,7 @@ impl Prepare {
         if !paths::validate(path) {
             return Err(code::BAD_ARGUMENTS);
         }
-        let acl = self.fix_acl(asker.auth, acl)?;
+        let acl = self.fix_acl(asker, acl)?;
         let (hash, mut node) = self.existing(asker, path, perm::ADMIN)?;
         node.aversion = check_version(node.aversion, version)?;
         node.acl = proposed_acl(&acl);
@@ -340,7 +358,11 @@ impl Prepare {
                     bytes += change.bytes_max();
                     planned.push(change);
                     // Many small operations, or one list of identities in each, take more room than their frame.
-                    codes.push(if bytes <= MULTI_BYTES_MAX { code::OK } else { code::BAD_ARGUMENTS });
+                    let fits = bytes <= MULTI_BYTES_MAX;
+                    if !fits {
+                        self.warn(asker, "a multi is beyond the largest transaction, refused");
+                    }
+                    codes.push(if fits { code::OK } else { code::BAD_ARGUMENTS });
                 }
                 Err(refused) => codes.push(refused),
             }

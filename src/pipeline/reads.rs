@@ -3,13 +3,14 @@
 //! Refuses to change the State.
 
 use super::auth::{self, AuthConfig, perm};
+use super::bounds::Bounds;
 use super::conn::Identities;
 use super::message::ConnId;
 use crate::tree::{AclId, NodeRef, State, path};
 use crate::watch::{WatchKind, WatcherType, Watches};
 use crate::wire::jute;
 use crate::wire::record::{Acl, event, xid as xids};
-use crate::wire::request::{DecodeError, Request, SetWatches, opcode};
+use crate::wire::request::{DecodeError, Request, SetWatches, StringList, opcode};
 use crate::wire::response::{self, code};
 
 /// What an answer needs besides the request.
@@ -17,8 +18,8 @@ pub struct Reads<'a> {
     pub state: &'a State,
     pub watches: &'a mut Watches,
     pub auth: &'a AuthConfig,
-    /// The shard holds as many watches as it may: what would register more is refused with SYSTEMERROR.
-    pub watches_full: bool,
+    /// What would register more watches than these allow is refused with SYSTEMERROR.
+    pub bounds: &'a Bounds,
     pub conn: ConnId,
     pub session: i64,
     pub ids: &'a Identities,
@@ -29,6 +30,8 @@ pub struct Reads<'a> {
 pub enum After {
     Open,
     Close,
+    /// Open, and the refused request would have gone beyond so many watches.
+    TooManyWatches(usize),
 }
 
 type Answer = Result<(), i32>;
@@ -55,9 +58,9 @@ impl Reads<'_> {
             }
         };
         let xid = if op == opcode::PING { xids::PING } else { xid };
-        if self.watches_full && registers(&request) {
+        if let Some(most) = self.too_many_watches(&request) {
             response::reply(out, xid, zxid, code::SYSTEM_ERROR);
-            return After::Open;
+            return After::TooManyWatches(most);
         }
         if let Request::SetWatches(set) | Request::SetWatches2(set) = &request {
             self.set_watches(set, out);
@@ -71,6 +74,14 @@ impl Reads<'_> {
             }
         }
         After::Open
+    }
+
+    /// The bound that the request's watches might go beyond: those that are there already count again.
+    fn too_many_watches(&self, request: &Request<'_>) -> Option<usize> {
+        let wanted = registers(request);
+        let beyond = |have: usize, most: usize| (wanted > 0 && have + wanted > most).then_some(most);
+        let (all, own) = (self.watches.watch_count(), self.watches.watched_by(self.conn));
+        beyond(own, self.bounds.watches_per_connection_max).or_else(|| beyond(all, self.bounds.watches_max))
     }
 
     fn body(&mut self, request: &Request<'_>, out: &mut Vec<u8>) -> Answer {
@@ -289,15 +300,18 @@ pub fn reply_bytes(state: &State, session: i64, frame: &[u8]) -> usize {
     }
 }
 
-/// Whether a request may leave a watch behind.
-fn registers(request: &Request<'_>) -> bool {
+/// How many watches a request may leave behind.
+fn registers(request: &Request<'_>) -> usize {
     match request {
         Request::Exists { watch, .. }
         | Request::GetData { watch, .. }
         | Request::GetChildren { watch, .. }
-        | Request::GetChildren2 { watch, .. } => *watch,
-        Request::AddWatch { .. } | Request::SetWatches(_) | Request::SetWatches2(_) => true,
-        _ => false,
+        | Request::GetChildren2 { watch, .. } => usize::from(*watch),
+        Request::AddWatch { .. } => 1,
+        Request::SetWatches(set) | Request::SetWatches2(set) => {
+            [set.data, set.exist, set.child, set.persistent, set.persistent_recursive].iter().map(StringList::len).sum()
+        }
+        _ => 0,
     }
 }
 
@@ -314,17 +328,19 @@ mod tests {
     #[test]
     fn a_full_shard_takes_no_more_watches() {
         let (state, mut watches, auth, ids) = (State::new(false), Watches::default(), AuthConfig::default(), Identities::new(Vec::new()));
-        let mut reads =
-            Reads { state: &state, watches: &mut watches, auth: &auth, watches_full: true, conn: ConnId::new(0, 0), session: 1, ids: &ids };
+        let bounds = Bounds { watches_max: 0, ..Bounds::default() };
+        let (watches, conn) = (&mut watches, ConnId::new(0, 0));
+        let mut reads = Reads { state: &state, watches, auth: &auth, bounds: &bounds, conn, session: 1, ids: &ids };
         let mut err = |request: Request<'_>| {
             let (mut body, mut out) = (Vec::new(), Vec::new());
             request.encode(&mut body);
-            assert_eq!(reads.answer(1, request.opcode(), &body, &mut out), After::Open);
-            ReplyHeader::decode(&mut Reader::new(&out[4..])).unwrap().err
+            let after = reads.answer(1, request.opcode(), &body, &mut out);
+            assert_ne!(after, After::Close);
+            (ReplyHeader::decode(&mut Reader::new(&out[4..])).unwrap().err, after == After::TooManyWatches(0))
         };
-        assert_eq!(err(Request::GetData { path: "/".into(), watch: true }), code::SYSTEM_ERROR);
-        assert_eq!(err(Request::AddWatch { path: "/".into(), mode: 0 }), code::SYSTEM_ERROR);
-        assert_eq!(err(Request::GetData { path: "/".into(), watch: false }), code::OK);
-        assert!(watches.is_empty());
+        assert_eq!(err(Request::GetData { path: "/".into(), watch: true }), (code::SYSTEM_ERROR, true));
+        assert_eq!(err(Request::AddWatch { path: "/".into(), mode: 0 }), (code::SYSTEM_ERROR, true));
+        assert_eq!(err(Request::GetData { path: "/".into(), watch: false }), (code::OK, false));
+        assert!(reads.watches.is_empty());
     }
 }

@@ -9,18 +9,18 @@ use super::shard::{Links, Shard};
 use super::start::{Milestone, StartError};
 use crate::admin::fourletter;
 use crate::config::Config;
-use crate::limits::HANDSHAKE_TIMEOUT_MS;
 use crate::log::recovery::Recovered;
 use crate::log::{Journal, LogConfig};
 use crate::pipeline::auth::AuthConfig;
+use crate::pipeline::bounds::Bounds;
 use crate::pipeline::node::{Node, NodeConfig, ReapConfig};
-use crate::zab::Start;
-use crate::zab::positions::Positions;
 use crate::pipeline::prepare::PrepareConfig;
 use crate::pipeline::replica::{Replica, ReplicaConfig};
 use crate::tree::snapshot::Loader;
 use crate::tree::{Applied, State, Want};
 use crate::wire::batch::Batch;
+use crate::zab::Start;
+use crate::zab::positions::Positions;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -123,7 +123,7 @@ fn build(seed: CoreSeed) -> Result<CoreLoop, StartError> {
         Ok(Pipeline::new(ends, node, journal, (boot, config.server.id), tick_ms))
     });
     let pipeline = pipeline.transpose()?;
-    let replica = Replica::new(replica_config(&config, boot, core), state);
+    let replica = Replica::new(replica_config(&config, boot, core, server.shards), state);
     let loaded = recovered.positions().iter().find(|p| p.zxid == recovered.committed);
     let loaded = *loaded.expect("what is committed is a batch end of the log");
     let shard = Shard::new(links, replica, loaded, tick_ms, config.client.requests_outstanding_max > 0);
@@ -177,6 +177,8 @@ fn auth_config(config: &Config) -> AuthConfig {
         skip_acl: config.features.skip_acl,
         super_digest: config.digest_auth.super_digest.clone(),
         digest_enabled: config.digest_auth.enabled,
+        acl_entries_max: config.limits.acl_entries_max as usize,
+        acl_bytes_max: config.limits.acl_bytes_max as usize,
     }
 }
 
@@ -199,7 +201,26 @@ fn node_config(config: &Config, recovered: &Recovered, cores: usize) -> NodeConf
     }
 }
 
-fn replica_config(config: &Config, boot: u32, core: usize) -> ReplicaConfig {
+/// What one of so many shards may hold: what is for the whole server is divided, as connections are.
+fn bounds(config: &Config, shards: usize) -> Bounds {
+    let limits = &config.limits;
+    Bounds {
+        frame_bytes_max: config.client.frame_bytes_max,
+        set_watches_bytes_max: limits.set_watches_bytes_max as usize,
+        requests_per_connection_max: limits.requests_per_connection_max as usize,
+        held_bytes_max: limits.held_bytes_max as usize,
+        output_bytes_max: limits.output_bytes_max as usize,
+        event_bytes_max: limits.event_bytes_max as usize,
+        identities_bytes_max: limits.identities_bytes_max as usize,
+        unparsed_bytes_max: limits.unparsed_bytes_max as usize / shards,
+        queued_bytes_max: limits.queued_bytes_max as usize / shards,
+        watches_per_connection_max: limits.watches_per_connection_max as usize,
+        watches_max: limits.watches_per_shard_max as usize,
+        sessions_max: limits.sessions_max as usize,
+    }
+}
+
+fn replica_config(config: &Config, boot: u32, core: usize, shards: usize) -> ReplicaConfig {
     ReplicaConfig {
         server: config.server.id,
         shard: core as u16,
@@ -210,8 +231,8 @@ fn replica_config(config: &Config, boot: u32, core: usize) -> ReplicaConfig {
         connections_per_address_max: config.client.connections_per_address_max as usize,
         loopback_exempt: !config.client.limit_loopback,
         connections_max: config.client.connections_max as usize,
-        frame_bytes_max: config.client.frame_bytes_max,
-        handshake_timeout_ms: HANDSHAKE_TIMEOUT_MS,
+        bounds: bounds(config, shards),
+        handshake_timeout_ms: config.limits.handshake_timeout_ms,
         // A word that is refused anyway is not waited for.
         word_argument: match config.admin.four_letter_words.allows(*b"stmk") {
             true => fourletter::argument_bytes,

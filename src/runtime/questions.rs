@@ -4,7 +4,7 @@
 
 use super::core::{CoreReport, Mail, Server};
 use super::{report, sys};
-use crate::admin::{Host, Latency, Lists, Mode, ServerStats, Settings, Traffic, fourletter};
+use crate::admin::{Host, Latency, LimitFigures, Lists, Mode, ServerStats, Settings, Traffic, fourletter};
 use crate::config::Config;
 use crate::pipeline::message::ConnId;
 use crate::pipeline::replica::ShardFigures;
@@ -90,6 +90,7 @@ impl Desk {
             watch_count: sum(|r| r.watches),
             data_watches: sum(|r| r.data_watches),
             traffic: traffic(&reports),
+            limits: limits(&reports),
             trace_mask: self.trace_mask,
             lists: self.lists(&reports, &pipeline),
             watching_connections: sum(|r| r.watching_connections),
@@ -133,6 +134,24 @@ fn traffic(reports: &[CoreReport]) -> Traffic {
         auth_failures: sum(|f| f.auth_failures),
         sessionless_expired: sum(|f| f.sessionless_expired),
         watch_bytes: sum(|f| f.watch_bytes),
+    }
+}
+
+fn limits(reports: &[CoreReport]) -> LimitFigures {
+    let sum = |of: fn(&ShardFigures) -> u64| reports.iter().map(|report| of(&report.figures)).sum();
+    LimitFigures {
+        unparsed_bytes: sum(|f| f.unparsed_bytes),
+        queued_bytes: sum(|f| f.queued_bytes),
+        large_requests_rejected: sum(|f| f.large_requests_rejected),
+        receive_pauses: sum(|f| f.receive_pauses),
+        partial_requests_closed: sum(|f| f.partial_requests_closed),
+        watchers_closed: sum(|f| f.watchers_closed),
+        sessions_refused: sum(|f| f.sessions_refused),
+        watches_refused: sum(|f| f.watches_refused),
+        writes_system_error: sum(|f| f.writes_refused.system_error),
+        writes_bad_arguments: sum(|f| f.writes_refused.bad_arguments),
+        writes_invalid_acl: sum(|f| f.writes_refused.invalid_acl),
+        writes_quota_exceeded: sum(|f| f.writes_refused.quota_exceeded),
     }
 }
 

@@ -3,7 +3,6 @@
 
 use super::core::{CoreReport, Now};
 use crate::admin::{ConnectionStats, Latency, Lists, SessionStats};
-use crate::limits::HANDSHAKE_TIMEOUT_MS;
 use crate::pipeline::conn::{Conn, Phase};
 use crate::pipeline::latency;
 use crate::pipeline::replica::Replica;
@@ -49,7 +48,7 @@ fn ephemerals(replica: &Replica) -> Vec<(i64, Vec<String>)> {
 }
 
 fn sessionless(replica: &Replica, now: Now) -> Vec<(std::net::SocketAddr, i64)> {
-    let ends = |conn: &Conn| now.wall_ms + (conn.established_ms + HANDSHAKE_TIMEOUT_MS) as i64 - now.ms as i64;
+    let ends = |conn: &Conn| now.wall_ms + (conn.established_ms + replica.handshake_timeout_ms()) as i64 - now.ms as i64;
     replica.conns().filter(|conn| conn.phase != Phase::Open).map(|conn| (conn.peer, ends(conn))).collect()
 }
 

@@ -38,20 +38,45 @@ pub struct Settings {
 
 /// What the world has to do for a process.
 pub enum Out {
-    Send { peer: u16, frame: Arc<Vec<u8>> },
-    Disconnect { peer: u16 },
+    Send {
+        peer: u16,
+        frame: Arc<Vec<u8>>,
+    },
+    Disconnect {
+        peer: u16,
+    },
     Took(Arc<Batch>),
     Published(Arc<Batch>),
     Promised(Promise),
     Truncated(Position),
-    Feed { after: Position, token: u64 },
-    ReadSnapshot { peer: u16, pointer: SnapshotPointer, offset: u64 },
-    WriteSnapshot { pointer: SnapshotPointer, offset: u64, bytes: Vec<u8>, last: bool },
+    Feed {
+        after: Position,
+        token: u64,
+    },
+    ReadSnapshot {
+        peer: u16,
+        pointer: SnapshotPointer,
+        offset: u64,
+    },
+    WriteSnapshot {
+        pointer: SnapshotPointer,
+        offset: u64,
+        bytes: Vec<u8>,
+        last: bool,
+    },
     Installed(SnapshotPointer),
     /// A snapshot was walked through: write its file.
-    Snapshot { position: Position, chunks: Vec<Vec<u8>> },
+    Snapshot {
+        position: Position,
+        chunks: Vec<Vec<u8>>,
+    },
     /// Bytes for the client behind a connection; `close` ends it behind them.
-    Client { shard: usize, conn: ConnId, bytes: Vec<u8>, close: bool },
+    Client {
+        shard: usize,
+        conn: ConnId,
+        bytes: Vec<u8>,
+        close: bool,
+    },
     /// The disk failed: the process ends.
     Died,
 }
@@ -116,7 +141,15 @@ impl Process {
         let shards = (0..settings.shards)
             .map(|k| {
                 let replica = Replica::new(replica_config(settings, k as u16, boot), load(disk, found, committed));
-                Shard { replica, applied: 0, ring: VecDeque::new(), downs: VecDeque::new(), inbox: VecDeque::new(), next_tick_ms: 0, turn_us: None }
+                Shard {
+                    replica,
+                    applied: 0,
+                    ring: VecDeque::new(),
+                    downs: VecDeque::new(),
+                    inbox: VecDeque::new(),
+                    next_tick_ms: 0,
+                    turn_us: None,
+                }
             })
             .collect();
         let log = LogConfig { slots: 3, snapshot_payload_bytes: 1 << 30, snapshot_txns: settings.snapshot_txns, ..LogConfig::default() };

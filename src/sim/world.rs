@@ -50,24 +50,68 @@ pub struct Report {
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Event {
-    ShardTurn { server: u16, incarnation: u64, shard: usize },
-    PipelineTurn { server: u16, incarnation: u64 },
+    ShardTurn {
+        server: u16,
+        incarnation: u64,
+        shard: usize,
+    },
+    PipelineTurn {
+        server: u16,
+        incarnation: u64,
+    },
     /// Bytes reach a server.
-    Arrive { from: u16, to: u16, generation: u64 },
+    Arrive {
+        from: u16,
+        to: u16,
+        generation: u64,
+    },
     /// Two servers try to connect.
-    Connect { a: u16, b: u16 },
+    Connect {
+        a: u16,
+        b: u16,
+    },
     /// A server learns that a connection is there, or gone.
-    LinkUp { server: u16, peer: u16, generation: u64 },
-    LinkDown { server: u16, peer: u16, generation: u64 },
-    DiskDone { server: u16, incarnation: u64 },
-    JobDone { server: u16, incarnation: u64 },
-    Background { server: u16, incarnation: u64, index: u64 },
-    Restart { server: u16 },
-    ClientTurn { client: usize },
+    LinkUp {
+        server: u16,
+        peer: u16,
+        generation: u64,
+    },
+    LinkDown {
+        server: u16,
+        peer: u16,
+        generation: u64,
+    },
+    DiskDone {
+        server: u16,
+        incarnation: u64,
+    },
+    JobDone {
+        server: u16,
+        incarnation: u64,
+    },
+    Background {
+        server: u16,
+        incarnation: u64,
+        index: u64,
+    },
+    Restart {
+        server: u16,
+    },
+    ClientTurn {
+        client: usize,
+    },
     /// What a client sent reaches its shard; what a shard sent reaches its client.
-    ToServer { client: usize, generation: u64 },
-    ToClient { client: usize, generation: u64 },
-    Fault { index: usize },
+    ToServer {
+        client: usize,
+        generation: u64,
+    },
+    ToClient {
+        client: usize,
+        generation: u64,
+    },
+    Fault {
+        index: usize,
+    },
 }
 
 impl Event {
@@ -247,10 +291,10 @@ impl World {
 
     fn is_settled(&self) -> bool {
         let last = self.ghost.last_committed();
-        let leads = |m: &Machine| m.process.as_ref().is_some_and(|p| matches!(p.node.standing(), Standing::Leading { established: true, .. }));
-        let caught_up = |m: &Machine| {
-            m.process.as_ref().is_some_and(|p| p.node.serves() && p.shards.iter().all(|s| s.replica.applied() == last))
-        };
+        let leads =
+            |m: &Machine| m.process.as_ref().is_some_and(|p| matches!(p.node.standing(), Standing::Leading { established: true, .. }));
+        let caught_up =
+            |m: &Machine| m.process.as_ref().is_some_and(|p| p.node.serves() && p.shards.iter().all(|s| s.replica.applied() == last));
         self.machines.values().filter(|m| leads(m)).count() == 1
             && self.machines.values().all(caught_up)
             && self.clients.iter().all(clients::Slot::is_idle)
@@ -321,7 +365,15 @@ impl World {
             _ => None,
         };
         if std::env::var("SIMDBG").is_ok() {
-            eprintln!("{} us server {server} {:?} {:?} durable {:x?} appended {:x?} committed {:x}", self.now_us, event, process.node.standing(), process.journal.durable().zxid, process.journal.appended().zxid, process.node.committed());
+            eprintln!(
+                "{} us server {server} {:?} {:?} durable {:x?} appended {:x?} committed {:x}",
+                self.now_us,
+                event,
+                process.node.standing(),
+                process.journal.durable().zxid,
+                process.journal.appended().zxid,
+                process.node.committed()
+            );
         }
         if let Some(epoch) = leads {
             self.ghost.leads(server, epoch, |position| process.node.has(position));

@@ -479,6 +479,15 @@ impl<'a> StringList<'a> {
         StringList::read(&mut Reader::new(raw))
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        Reader::new(self.raw).vector(4).ok().flatten().unwrap_or(0)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = Cow<'a, str>> + use<'a> {
         let mut r = Reader::new(self.raw);
         let count = r.vector(4).ok().flatten().unwrap_or(0);

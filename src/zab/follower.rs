@@ -43,8 +43,16 @@ impl Zab {
         }
         self.queue.clear();
         let heard_ms = self.now_ms + self.config.election_timeout_ms;
-        self.role =
-            Role::Follower(Follower { epoch, leader, stage: Stage::Promising, told: 0, round: 0, heard_ms, ack_due: false, serving: false });
+        self.role = Role::Follower(Follower {
+            epoch,
+            leader,
+            stage: Stage::Promising,
+            told: 0,
+            round: 0,
+            heard_ms,
+            ack_due: false,
+            serving: false,
+        });
     }
 
     /// Tells the leader what we have, once that and the promise are on the medium.

@@ -210,7 +210,9 @@ impl Zab {
         }
         match bytes {
             Some(bytes) => self.send(peer, &Message::SnapshotChunk { epoch, zxid: pointer.position.zxid, offset, bytes }),
-            None if self.snapshot == Some(pointer) => self.effects.push_back(Effect::Disconnect { peer, why: "our snapshot cannot be read" }),
+            None if self.snapshot == Some(pointer) => {
+                self.effects.push_back(Effect::Disconnect { peer, why: "our snapshot cannot be read" })
+            }
             None => self.start_snapshot(peer),
         }
     }

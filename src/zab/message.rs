@@ -31,32 +31,94 @@ pub enum Sync {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Message<'a> {
     /// Would you vote for me? Promises nothing.
-    PreVote { round: u64, last: Position },
+    PreVote {
+        round: u64,
+        last: Position,
+    },
     /// `promised` and `last` are on the medium. `leader`: whom I follow, 0 for nobody.
-    PreVoteReply { round: u64, granted: bool, member: bool, promised: u32, last: Position },
+    PreVoteReply {
+        round: u64,
+        granted: bool,
+        member: bool,
+        promised: u32,
+        last: Position,
+    },
     /// I lead, or want to lead, `epoch`.
-    NewEpoch { epoch: u32, term: Term, cluster: u128, last: Position },
+    NewEpoch {
+        epoch: u32,
+        term: Term,
+        cluster: u128,
+        last: Position,
+    },
     /// Granted: promised durably, and `table` (the last batch end of each epoch, oldest first) is what is on the medium.
-    AckEpoch { epoch: u32, granted: bool, member: bool, promised: u32, table: Vec<Position> },
+    AckEpoch {
+        epoch: u32,
+        granted: bool,
+        member: bool,
+        promised: u32,
+        table: Vec<Position>,
+    },
     /// What to do before the first Append.
-    SyncStart { epoch: u32, sync: Sync },
+    SyncStart {
+        epoch: u32,
+        sync: Sync,
+    },
     /// The follower could not do what SyncStart said: it needs a snapshot.
-    NeedSnapshot { epoch: u32 },
+    NeedSnapshot {
+        epoch: u32,
+    },
     /// The follower wants the bytes of the snapshot at `zxid` from `offset` on.
-    SnapshotWanted { epoch: u32, zxid: u64, offset: u64 },
-    SnapshotChunk { epoch: u32, zxid: u64, offset: u64, bytes: &'a [u8] },
+    SnapshotWanted {
+        epoch: u32,
+        zxid: u64,
+        offset: u64,
+    },
+    SnapshotChunk {
+        epoch: u32,
+        zxid: u64,
+        offset: u64,
+        bytes: &'a [u8],
+    },
     /// Proposals, commits and heartbeats. `round` counts the leader's heartbeats. `batch`: see [`BatchBytes`].
-    Append { epoch: u32, committed: u64, round: u64, batch: Option<BatchBytes<'a>> },
+    Append {
+        epoch: u32,
+        committed: u64,
+        round: u64,
+        batch: Option<BatchBytes<'a>>,
+    },
     /// Everything up to `upto` is on the medium; `round` is the last heartbeat seen.
-    Ack { epoch: u32, upto: Position, round: u64 },
+    Ack {
+        epoch: u32,
+        upto: Position,
+        round: u64,
+    },
     /// `sessions` were heard from; all sockets were drained after heartbeat `round` had come.
-    Touch { epoch: u32, round: u64, sessions: Vec<i64> },
+    Touch {
+        epoch: u32,
+        round: u64,
+        sessions: Vec<i64>,
+    },
     /// A client's write or sync: an encoded `Submit` of that shard, in that run of the server.
-    Forward { epoch: u32, boot: u32, shard: u16, submit: &'a [u8] },
+    Forward {
+        epoch: u32,
+        boot: u32,
+        shard: u16,
+        submit: &'a [u8],
+    },
     /// The answer to a request forwarded in that run of the server, if it is no transaction; see `pipeline::message::Down`.
-    Answer { epoch: u32, boot: u32, shard: u16, conn: u64, sequence: u32, after: u64, code: AnswerCode },
+    Answer {
+        epoch: u32,
+        boot: u32,
+        shard: u16,
+        conn: u64,
+        sequence: u32,
+        after: u64,
+        code: AnswerCode,
+    },
     /// I do not lead this epoch any more.
-    StepDown { epoch: u32 },
+    StepDown {
+        epoch: u32,
+    },
 }
 
 /// What an Answer says.
@@ -343,21 +405,13 @@ fn decode_sync(r: &mut Reader<'_>) -> Result<Sync, BadMessage> {
 fn decode_fields<'a>(r: &mut Reader<'a>) -> Result<Message<'a>, BadMessage> {
     Ok(match r.u8()? {
         PRE_VOTE => Message::PreVote { round: r.u64()?, last: r.position()? },
-        PRE_VOTE_REPLY => Message::PreVoteReply {
-            round: r.u64()?,
-            granted: r.flag()?,
-            member: r.flag()?,
-            promised: r.u32()?,
-            last: r.position()?,
-        },
+        PRE_VOTE_REPLY => {
+            Message::PreVoteReply { round: r.u64()?, granted: r.flag()?, member: r.flag()?, promised: r.u32()?, last: r.position()? }
+        }
         NEW_EPOCH => Message::NewEpoch { epoch: r.u32()?, term: decode_term(r)?, cluster: r.u128()?, last: r.position()? },
-        ACK_EPOCH => Message::AckEpoch {
-            epoch: r.u32()?,
-            granted: r.flag()?,
-            member: r.flag()?,
-            promised: r.u32()?,
-            table: decode_table(r)?,
-        },
+        ACK_EPOCH => {
+            Message::AckEpoch { epoch: r.u32()?, granted: r.flag()?, member: r.flag()?, promised: r.u32()?, table: decode_table(r)? }
+        }
         SYNC_START => Message::SyncStart { epoch: r.u32()?, sync: decode_sync(r)? },
         NEED_SNAPSHOT => Message::NeedSnapshot { epoch: r.u32()? },
         SNAPSHOT_WANTED => Message::SnapshotWanted { epoch: r.u32()?, zxid: r.u64()?, offset: r.u64()? },
@@ -457,10 +511,7 @@ mod tests {
         for message in samples() {
             let mut bytes = Vec::new();
             message.encode(&mut bytes);
-            let open_ended = matches!(
-                message,
-                Message::SnapshotChunk { .. } | Message::Append { .. } | Message::Forward { .. }
-            );
+            let open_ended = matches!(message, Message::SnapshotChunk { .. } | Message::Append { .. } | Message::Forward { .. });
             for len in 4..bytes.len() - if open_ended { 11 } else { 0 } {
                 assert!(Message::decode(&bytes[4..len]).is_err(), "{message:?} cut to {len}");
                 assert_eq!(frame_len(&bytes[..len]), Ok(None));

@@ -125,9 +125,15 @@ enum Role {
 pub enum Standing {
     Looking,
     /// Follows; `serving`: the leader's history up to its (e,0) is committed here.
-    Following { leader: u16, serving: bool },
+    Following {
+        leader: u16,
+        serving: bool,
+    },
     /// Leads; `established`: (e,0) is committed.
-    Leading { epoch: u32, established: bool },
+    Leading {
+        epoch: u32,
+        established: bool,
+    },
 }
 
 /// The replication brain of one server. See the module heading.

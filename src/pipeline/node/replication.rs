@@ -145,8 +145,7 @@ impl Node {
             Message::Forward { boot, shard, submit: record, .. } => {
                 let Some(submit) = Submit::from_peer(record) else { return self.bad_peer(peer, &"a request").map(drop) };
                 if self.proposes() && self.parked.is_empty() {
-                    let origin =
-                        Origin { conn: submit.conn.0, sequence: submit.sequence, boot: *boot, server: peer, shard: *shard };
+                    let origin = Origin { conn: submit.conn.0, sequence: submit.sequence, boot: *boot, server: peer, shard: *shard };
                     self.submit(&origin, &submit, state, now_ms, wall_ms);
                 } else {
                     self.parked.push(peer, *boot, *shard, record);

@@ -68,8 +68,15 @@ impl Replica {
         match &txn.op {
             ArchivedOp::CreateSession { .. } | ArchivedOp::AttachSession { .. } => self.attached(conn, txn.session.to_native()),
             ArchivedOp::Error { .. } if conn.phase == Phase::Attaching => self.refuse_session(conn),
-            ArchivedOp::Error { code } => response::reply(out, xid, zxid, code.to_native()),
-            ArchivedOp::MultiError { codes } => response::multi_refused(out, xid, zxid, codes.iter().map(|c| c.to_native())),
+            ArchivedOp::Error { code } => {
+                response::reply(out, xid, zxid, code.to_native());
+                self.figures.writes_refused.count(code.to_native());
+            }
+            ArchivedOp::MultiError { codes } => {
+                let codes = codes.iter().map(|c| c.to_native());
+                response::multi_refused(out, xid, zxid, codes.clone());
+                codes.for_each(|code| self.figures.writes_refused.count(code));
+            }
             ArchivedOp::Multi(changes) => {
                 let mark = response::begin_reply(out, xid, zxid, code::OK);
                 for (change, result) in changes.iter().zip(&applied.results) {
@@ -142,7 +149,10 @@ impl Replica {
         match message.what {
             Answer::Drop => return self.close(conn),
             Answer::Refused { .. } if conn.phase == Phase::Attaching => return self.close(conn),
-            Answer::Refused { code } => response::reply(&mut conn.output, xid, zxid, code),
+            Answer::Refused { code } => {
+                response::reply(&mut conn.output, xid, zxid, code);
+                self.figures.writes_refused.count(code);
+            }
             Answer::Synced => {
                 let mark = response::begin_reply(&mut conn.output, xid, zxid, code::OK);
                 conn.output.extend_from_slice(&echo);

@@ -2,9 +2,10 @@
 //! the node. Refuses to remember: what a connection may not see is gone, and its one-shot watch with it (T10).
 
 use super::super::auth::{self, perm};
-use super::super::conn::Phase;
+use super::super::bounds::SQUEEZED_BYTES;
+use super::super::conn::{Conn, Phase};
 use super::Replica;
-use crate::limits::EVENT_BYTES_MAX;
+use super::notices::Limit;
 use crate::tree::{AclId, Applied, ChangeKind, path};
 use crate::watch::Fired;
 use crate::wire::record::event;
@@ -45,12 +46,22 @@ impl Replica {
                 conn.event_bytes += frame.len();
                 replica.figures.sent += 1;
                 replica.figures.watch_bytes += frame.len() as u64;
-                if conn.event_bytes > EVENT_BYTES_MAX {
-                    tracing::warn!("{}: does not read its watch events, closed", conn.peer);
-                    replica.close(conn);
-                }
+                replica.bound_events(conn);
             }
         });
         self.event_frame = frame;
+    }
+
+    /// A client cannot be kept from causing events by not reading from it: who does not read them has to go.
+    fn bound_events(&mut self, conn: &mut Conn) {
+        let all = self.figures.queued_bytes + conn.queued() as u64;
+        let squeezed = all > self.config.bounds.queued_bytes_max as u64;
+        let most = if squeezed { SQUEEZED_BYTES } else { self.config.bounds.event_bytes_max };
+        let bytes = conn.event_bytes;
+        if bytes > most {
+            self.figures.watchers_closed += 1;
+            self.notice(Limit::Events, conn.peer, || format!("has not read {bytes} bytes of watch events (at most {most}), closed"));
+            self.close(conn);
+        }
     }
 }

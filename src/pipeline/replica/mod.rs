@@ -3,18 +3,22 @@
 //! watch events first. Refuses to order anything and to touch sockets: what the loop has to do comes out as actions.
 
 mod commit;
+mod connections;
 mod deliver;
 mod figures;
+mod notices;
 mod route;
 mod session;
 
 pub use figures::ShardFigures;
+use notices::{Limit, Notices};
 
 use super::auth::{self, AuthConfig};
+use super::bounds::Bounds;
 use super::conn::{Conn, Connect, Frame, Identities, Phase};
 use super::message::{Answer, ConnId, Submit, Up};
 use super::reads::{self, After, Reads};
-use crate::limits::{HANDSHAKE_TIMEOUT_MS, SUBMITS_BYTES_MAX, WATCHES_PER_SHARD_MAX};
+use crate::limits::{HANDSHAKE_TIMEOUT_MS, SUBMITS_BYTES_MAX};
 use crate::tree::State;
 use crate::watch::Watches;
 use crate::wire::jute;
@@ -23,7 +27,6 @@ use crate::wire::request::{DecodeError, Request, opcode};
 use crate::wire::response::{self, code};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 /// Settings of a shard. By default those of a server of its own, without limits on connections.
@@ -40,7 +43,7 @@ pub struct ReplicaConfig {
     pub loopback_exempt: bool,
     /// Connections of the whole server, 0 for no limit.
     pub connections_max: usize,
-    pub frame_bytes_max: usize,
+    pub bounds: Bounds,
     /// A connection without a session is closed after this.
     pub handshake_timeout_ms: u64,
     /// How many bytes follow a four-letter word; None if the four bytes are none.
@@ -63,7 +66,7 @@ impl Default for ReplicaConfig {
             connections_per_address_max: 0,
             loopback_exempt: true,
             connections_max: 0,
-            frame_bytes_max: 1 << 20,
+            bounds: Bounds::default(),
             handshake_timeout_ms: HANDSHAKE_TIMEOUT_MS,
             word_argument: |_| None,
             requests_outstanding_max: 0,
@@ -128,6 +131,7 @@ pub struct Replica {
     event_frame: Vec<u8>,
     now_ms: u64,
     figures: ShardFigures,
+    notices: Notices,
     /// Requests in progress on the other shards, as last heard.
     outstanding_elsewhere: u64,
 }
@@ -155,6 +159,7 @@ impl Replica {
             event_frame: Vec::new(),
             now_ms: 0,
             figures: ShardFigures::default(),
+            notices: Notices::default(),
             outstanding_elsewhere: 0,
         }
     }
@@ -181,6 +186,11 @@ impl Replica {
         self.state.applied()
     }
 
+    /// A connection without a session is closed after this.
+    pub fn handshake_timeout_ms(&self) -> u64 {
+        self.config.handshake_timeout_ms
+    }
+
     /// How many requests are in progress on the other shards; only matters when there is a limit.
     pub fn set_outstanding_elsewhere(&mut self, requests: u64) {
         self.outstanding_elsewhere = requests;
@@ -199,126 +209,6 @@ impl Replica {
         self.actions.pop_front()
     }
 
-    /// A new socket. None: too many connections, or no leader for too long; close it.
-    pub fn accept(&mut self, peer: SocketAddr, census: Census, entropy: [u8; 16]) -> Option<ConnId> {
-        if !self.open {
-            return None;
-        }
-        if let Some(why) = self.refusal(peer, census) {
-            self.figures.connections_rejected += 1;
-            tracing::warn!("{peer}: refused, {why}");
-            return None;
-        }
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.conns.push(None);
-            self.generations.push(0);
-            (self.conns.len() - 1) as u32
-        });
-        let id = ConnId::new(slot, self.generations[slot as usize]);
-        self.conns[slot as usize] = Some(Box::new(Conn::new(id, peer, entropy, self.now_ms)));
-        self.handshaking.push_back((self.now_ms + self.config.handshake_timeout_ms, id));
-        self.figures.connections += 1;
-        Some(id)
-    }
-
-    /// Why a new connection is too many, if it is.
-    fn refusal(&self, peer: SocketAddr, census: Census) -> Option<String> {
-        let config = &self.config;
-        let exempt = config.loopback_exempt && peer.ip().to_canonical().is_loopback();
-        let per_address = if exempt { 0 } else { config.connections_per_address_max };
-        if per_address > 0 && census.from_address >= per_address {
-            return Some(format!("too many connections from this address (maxClientCnxns {per_address})"));
-        }
-        let most = config.connections_max;
-        (most > 0 && census.total >= most).then(|| format!("too many connections (maxCnxns {most})"))
-    }
-
-    /// The socket is gone.
-    pub fn closed(&mut self, id: ConnId) {
-        let Some(conn) = self.take(id) else { return };
-        self.forget(&conn);
-        self.generations[id.slot()] = self.generations[id.slot()].wrapping_add(1);
-        self.free.push(id.slot() as u32);
-        self.figures.connections -= 1;
-    }
-
-    /// A connection is of no use any more: its watches and its claim on the session go at once.
-    fn forget(&mut self, conn: &Conn) {
-        if self.sessions.get(&conn.session) == Some(&conn.id) {
-            self.sessions.remove(&conn.session);
-        }
-        self.watches.drop_conn(conn.id);
-        self.figures.outstanding -= conn.pending.len() as u64;
-    }
-
-    fn close(&mut self, conn: &mut Conn) {
-        if conn.phase != Phase::Closing {
-            self.forget(conn);
-            conn.pending.clear();
-            conn.phase = Phase::Closing;
-            self.actions.push_back(Action::Close(conn.id));
-        }
-    }
-
-    fn take(&mut self, id: ConnId) -> Option<Box<Conn>> {
-        let slot = self.conns.get_mut(id.slot())?;
-        if slot.as_ref()?.id == id { slot.take() } else { None }
-    }
-
-    fn conn_mut(&mut self, id: ConnId) -> Option<&mut Conn> {
-        self.conns.get_mut(id.slot())?.as_deref_mut().filter(|conn| conn.id == id)
-    }
-
-    fn put(&mut self, conn: Box<Conn>) {
-        let slot = conn.id.slot();
-        debug_assert!(self.conns[slot].is_none());
-        self.conns[slot] = Some(conn);
-    }
-
-    /// Runs `f` on a connection that is still there, and queues what it made it send.
-    fn with_conn(&mut self, id: ConnId, f: impl FnOnce(&mut Replica, &mut Conn)) {
-        let Some(mut conn) = self.take(id) else { return };
-        f(self, &mut conn);
-        self.queue_flush(&mut conn);
-        self.put(conn);
-    }
-
-    fn queue_flush(&mut self, conn: &mut Conn) {
-        if !conn.output.is_empty() && conn.in_flight == 0 && !conn.flush_queued {
-            conn.flush_queued = true;
-            self.actions.push_back(Action::Flush(conn.id));
-        }
-    }
-
-    /// Takes the bytes to send, in order. Nothing more is given out for this connection until `sent`.
-    pub fn take_output(&mut self, id: ConnId) -> Vec<u8> {
-        let Some(conn) = self.conn_mut(id) else { return Vec::new() };
-        conn.flush_queued = false;
-        conn.event_bytes = 0;
-        let output = std::mem::take(&mut conn.output);
-        conn.in_flight = output.len();
-        output
-    }
-
-    /// The bytes of `take_output` are with the kernel; their buffer comes back.
-    pub fn sent(&mut self, id: ConnId, mut buffer: Vec<u8>) {
-        if self.spare_outputs.len() < 64 && buffer.capacity() <= 256 << 10 {
-            buffer.clear();
-            self.spare_outputs.push(buffer);
-        }
-        self.with_conn(id, |replica, conn| {
-            conn.in_flight = 0;
-            replica.run(conn);
-        });
-    }
-
-    /// A connection that is about to answer gets a buffer that another one has used before.
-    fn lend_output(&mut self, conn: &mut Conn) {
-        if conn.output.capacity() == 0 {
-            conn.output = self.spare_outputs.pop().unwrap_or_default();
-        }
-    }
-
     /// Bytes from a socket.
     pub fn receive(&mut self, id: ConnId, bytes: &[u8]) {
         self.with_conn(id, |replica, conn| {
@@ -332,6 +222,7 @@ impl Replica {
                 conn.add_input(&bytes[used..]);
             }
             replica.run(conn);
+            replica.bound_unparsed(conn);
         });
     }
 
@@ -343,8 +234,14 @@ impl Replica {
             let used = self.execute(conn, &input);
             conn.keep_input(input, used);
         }
-        match conn.pause_change(self.config.frame_bytes_max) {
-            Some(true) => self.actions.push_back(Action::Pause(conn.id)),
+        let may_execute = self.may_execute(conn);
+        match conn.pause_change(may_execute) {
+            Some(true) => {
+                self.figures.receive_pauses += 1;
+                let (waiting, unread) = (conn.pending.len(), conn.unsent());
+                self.notice(Limit::Pause, conn.peer, || format!("not read on: {waiting} requests wait, {unread} bytes of output unread"));
+                self.actions.push_back(Action::Pause(conn.id));
+            }
             Some(false) => self.actions.push_back(Action::Resume(conn.id)),
             None => {}
         }
@@ -373,7 +270,7 @@ impl Replica {
         let mut used = 0;
         self.lend_output(conn);
         while self.may_execute(conn) {
-            match conn.frame(&bytes[used..], self.config.frame_bytes_max, self.config.word_argument) {
+            match conn.frame(&bytes[used..], &self.config.bounds, self.config.word_argument) {
                 Frame::Whole(frame) => {
                     used += 4 + frame.len();
                     self.frame(conn, frame);
@@ -397,7 +294,9 @@ impl Replica {
     }
 
     fn may_execute(&mut self, conn: &mut Conn) -> bool {
-        if !matches!(conn.phase, Phase::Handshake | Phase::Open) || !conn.may_execute() {
+        // The sum is without a connection that is being worked on.
+        let output_bytes = self.config.bounds.output_bytes(self.figures.queued_bytes + conn.queued() as u64);
+        if !matches!(conn.phase, Phase::Handshake | Phase::Open) || !conn.may_execute(&self.config.bounds, output_bytes) {
             return false;
         }
         // Every answer to this connection comes back here, so it goes on by itself.
@@ -417,7 +316,9 @@ impl Replica {
 
     /// ZooKeeper closes without a word; an error on the request's xid tells the client not to try again.
     fn too_long(&mut self, conn: &mut Conn, len: i32, xid: Option<i32>) {
-        tracing::warn!("{}: a frame of {len} bytes is beyond jute.maxbuffer ({}), closed", conn.peer, self.config.frame_bytes_max);
+        let most = self.config.bounds.frame_bytes_max;
+        self.figures.large_requests_rejected += 1;
+        self.notice(Limit::Frame, conn.peer, || format!("a frame of {len} bytes is beyond jute.maxbuffer ({most}), closed"));
         if let Some(xid) = xid.filter(|_| conn.pending.is_empty()) {
             response::reply(&mut conn.output, xid, self.state.applied(), code::BAD_ARGUMENTS);
         }
@@ -497,11 +398,10 @@ impl Replica {
 
     fn answer(&mut self, conn: &mut Conn, frame: &[u8], ids: &Identities, at_ms: u64) {
         let Some((xid, op, body)) = split_header(frame) else { unreachable!("a held frame has its header") };
-        let watches_full = self.watches.watch_count() >= WATCHES_PER_SHARD_MAX;
         let mut reads = Reads {
             state: &self.state,
             watches: &mut self.watches,
-            watches_full,
+            bounds: &self.config.bounds,
             auth: &self.config.auth,
             conn: conn.id,
             session: conn.session,
@@ -509,8 +409,13 @@ impl Replica {
         };
         let after = reads.answer(xid, op, body, &mut conn.output);
         self.answered(conn, xid, op, at_ms);
-        if after == After::Close {
-            self.close(conn);
+        match after {
+            After::Open => {}
+            After::Close => self.close(conn),
+            After::TooManyWatches(most) => {
+                self.figures.watches_refused += 1;
+                self.notice(Limit::Watches, conn.peer, || format!("a watch refused: there are {most} already"));
+            }
         }
     }
 
@@ -526,11 +431,17 @@ impl Replica {
                 return self.close(conn);
             }
         };
-        let Some(ids) = added.and_then(|added| conn.ids.with(added)) else {
-            self.figures.auth_failures += 1;
-            tracing::warn!("{}: authentication failed, closed", conn.peer);
-            response::reply(&mut conn.output, xid, 0, code::AUTH_FAILED);
-            return self.close(conn);
+        let most = self.config.bounds.identities_bytes_max;
+        let ids = match added.map(|added| conn.ids.with(added)) {
+            Some(ids) if ids.encoded.len() <= most => ids,
+            beyond => {
+                self.figures.auth_failures += 1;
+                let bytes = beyond.map_or(0, |ids| ids.encoded.len());
+                let why = if bytes > most { format!(": {bytes} bytes of identities, at most {most}") } else { String::new() };
+                self.notice(Limit::Identities, conn.peer, || format!("authentication failed{why}, closed"));
+                response::reply(&mut conn.output, xid, 0, code::AUTH_FAILED);
+                return self.close(conn);
+            }
         };
         conn.ids = Rc::new(ids);
         response::reply(&mut conn.output, xid, 0, code::OK);

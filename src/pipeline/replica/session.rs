@@ -5,6 +5,7 @@ use super::super::conn::{Conn, Connect, Phase};
 use super::super::message::{ConnId, Up, op};
 use super::super::node::same_password;
 use super::Replica;
+use super::notices::Limit;
 use crate::wire::response;
 
 impl Replica {
@@ -25,6 +26,12 @@ impl Replica {
         conn.read_only_field = request.read_only_field;
         let mut body = request.timeout_ms.to_be_bytes().to_vec();
         if request.session == 0 {
+            let most = self.config.bounds.sessions_max;
+            if most > 0 && self.state.session_count() >= most {
+                self.figures.sessions_refused += 1;
+                self.notice(Limit::Sessions, conn.peer, || format!("a new session refused: there are {most} already, closed"));
+                return self.close(conn);
+            }
             body.extend_from_slice(&conn.entropy);
             return self.submit(conn, 0, op::CREATE_SESSION, &body, &[]);
         }
@@ -62,6 +69,7 @@ impl Replica {
             self.with_conn(id, |replica, conn| {
                 if conn.phase != Phase::Open {
                     replica.figures.sessionless_expired += 1;
+                    replica.notice(Limit::Handshake, conn.peer, || "has not shaken hands in time, closed".into());
                     replica.close(conn);
                 }
             });
