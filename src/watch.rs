@@ -267,7 +267,7 @@ impl Watches {
         for conn in found.iter() {
             // The last connection to go takes the path with it.
             let have = if self.paths.contains(at) { self.paths.get(at).watchers.get(*conn) } else { 0 };
-            if have & one_shot != 0 {
+            if have & one_shot != 0 && !crate::mutant!(M72) {
                 self.set(at, *conn, have & !one_shot);
             }
         }

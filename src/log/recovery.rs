@@ -17,6 +17,7 @@ use super::superblock::{self, BadSuperblock, Promise, Superblock};
 use crate::limits::BLOCK_BYTES;
 use crate::wire::aligned::AlignedBuf;
 use crate::wire::batch::{BadBatch, Position};
+use std::ops::Range;
 
 pub use super::format::{Format, SLOTS_AT_FORMAT, format};
 
@@ -85,6 +86,8 @@ pub struct Recovered {
     pub(super) generation: u64,
     /// Where the log is needed from: index in `segments`.
     pub(super) first_segment: usize,
+    /// Where the last frame begins; see [`open`].
+    last_frame: u64,
     /// Where the next frame goes in the last segment.
     pub(super) end: u64,
     pub(super) marked: bool,
@@ -103,7 +106,7 @@ impl Recovered {
         let mut bytes = [0; 20];
         bytes[..16].copy_from_slice(&self.superblock.incarnation.to_le_bytes());
         bytes[16..].copy_from_slice(&self.superblock.boot.to_le_bytes());
-        xxhash_rust::xxh3::xxh3_64(&bytes) as u32
+        if crate::mutant!(M46) { self.superblock.boot } else { xxhash_rust::xxh3::xxh3_64(&bytes) as u32 }
     }
 
     /// What this server has bound itself to.
@@ -124,7 +127,7 @@ pub fn open<D: Disk>(disk: &D) -> Result<Recovered, RecoveryError> {
     disk.sync_names().map_err(|e| io(disk, superblock::FILE_NAME, 0, e))?;
     if let Some(last) = found.segments.last() {
         let name = file_name(last.header.slot);
-        settle_tail(disk, &name, found.cut.as_ref().map(|cut| cut.1)).map_err(|e| io(disk, &name, found.end, e))?;
+        settle_tail(disk, &name, found.last_frame..found.end, found.cut.is_some()).map_err(|e| io(disk, &name, found.end, e))?;
     }
     let next = Superblock { boot: found.superblock.boot + 1, snapshot: found.snapshot, ..found.superblock.successor() };
     next.write(disk, found.spare).map_err(|e| io(disk, superblock::FILE_NAME, 0, e))?;
@@ -132,12 +135,20 @@ pub fn open<D: Disk>(disk: &D) -> Result<Recovered, RecoveryError> {
     Ok(found)
 }
 
-/// Reading proves nothing, a block may sit in a volatile cache: sync. A torn frame loses its first block, so that no later
-/// write, torn itself, can complete it. That is enough because only one frame is ever in flight.
-fn settle_tail<D: Disk>(disk: &D, name: &str, cut: Option<u64>) -> Result<(), Errno> {
+/// Reading proves nothing: a block may sit in a volatile cache, and after a failed sync the next one says that all is well
+/// though nothing was written. So what was in flight last, the only thing of which no later frame says that it is durable,
+/// is written once more and synced. A torn frame behind it loses its first block, so that no later write, torn itself, can
+/// complete it. That is enough because only one frame is ever in flight.
+fn settle_tail<D: Disk>(disk: &D, name: &str, last: Range<u64>, torn: bool) -> Result<(), Errno> {
     let file = disk.open(name)?.ok_or(Errno::EIO)?;
-    if let Some(offset) = cut {
-        disk.write_at(&file, offset, &AlignedBuf::with_capacity(BLOCK_BYTES))?;
+    if crate::mutant!(M32) {
+        return Ok(());
+    }
+    let mut frame = AlignedBuf::with_capacity((last.end - last.start) as usize);
+    disk.read_at(&file, last.start, &mut frame)?;
+    disk.write_at(&file, last.start, &frame)?;
+    if torn {
+        disk.write_at(&file, last.end, &AlignedBuf::with_capacity(BLOCK_BYTES))?;
     }
     disk.sync(&file)
 }
@@ -171,6 +182,7 @@ pub fn inspect<D: Disk>(disk: &D) -> Result<Recovered, RecoveryError> {
         positions: log.positions,
         blank,
         generation: slots.generation,
+        last_frame: log.last_frame,
         end: log.end,
         marked: log.marked,
         since: log.since,

@@ -348,7 +348,7 @@ impl Space {
             if self.switching() {
                 // Above every segment there is, and above every floor there was.
                 self.generation += 1;
-                log_floor = self.generation;
+                log_floor = if crate::mutant!(M33) { log_floor } else { self.generation };
             }
             return Some(Job::WriteSuperblock(Superblock { slots, snapshot, log_floor, ..next }));
         }

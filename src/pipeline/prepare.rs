@@ -241,7 +241,7 @@ impl Prepare {
         self.check_quota(asker, &path, growth)?;
         self.grow(asker, &path, growth);
         let owner = mode.owner(asker.session, ttl_ms);
-        parent.creates = parent.creates.saturating_add(1);
+        parent.creates = if crate::mutant!(M76) { parent.num_children } else { parent.creates.saturating_add(1) };
         parent.num_children += 1;
         let parent_creates = parent.creates;
         self.overlay.set(parent_hash, &parent_path, asker.zxid, Some(parent));

@@ -6,6 +6,8 @@ pub mod client;
 pub mod disk;
 pub mod ghost;
 pub mod history;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod net;
 pub mod plan;
 pub mod process;

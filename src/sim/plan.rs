@@ -25,7 +25,7 @@ pub enum Fault {
     /// Every disk operation takes longer.
     SlowDisk { server: u16, factor: u64, for_ms: u64 },
     /// The next log write fails: the process has to end.
-    DiskError { server: u16, down_ms: u64 },
+    DiskError { server: u16 },
     /// The disk is replaced by an empty one.
     Wipe { server: u16, down_ms: u64 },
     /// The link to a client breaks.
@@ -74,6 +74,15 @@ impl Plan {
         plan
     }
 
+    /// Drops faults by their number.
+    pub fn leave_out(&mut self, numbers: &[usize]) {
+        let mut number = 0;
+        self.faults.retain(|_| {
+            number += 1;
+            !numbers.contains(&(number - 1))
+        });
+    }
+
     pub fn servers(&self) -> u16 {
         self.voters + self.observers
     }
@@ -107,7 +116,7 @@ impl Plan {
             5 => Fault::Cut { from: server, to: other, for_ms },
             6 => Fault::Isolate { server, for_ms },
             7 => Fault::SlowDisk { server, factor: *dice.pick(&[10, 100, 1000]), for_ms },
-            8 => Fault::DiskError { server, down_ms },
+            8 => Fault::DiskError { server },
             9 if dice.chance(30) => Fault::Wipe { server: 1 + dice.below(usize::from(self.voters)) as u16, down_ms },
             _ => Fault::Client { client: dice.below(self.clients) },
         }
@@ -119,7 +128,7 @@ impl fmt::Display for Plan {
         let Plan { seed, voters, observers, shards, clients, duration_ms, counter_max, snapshot_txns, .. } = self;
         writeln!(f, "seed {seed}: {voters} voters, {observers} observers, {shards} shards, {clients} clients, {duration_ms} ms")?;
         writeln!(f, "epochs of {counter_max} transactions, a snapshot every {snapshot_txns}")?;
-        self.faults.iter().try_for_each(|(at_ms, fault)| writeln!(f, "{at_ms:>7} ms {fault:?}"))
+        self.faults.iter().enumerate().try_for_each(|(n, (at_ms, fault))| writeln!(f, "{n:>4} {at_ms:>7} ms {fault:?}"))
     }
 }
 

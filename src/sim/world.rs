@@ -114,26 +114,6 @@ enum Event {
     },
 }
 
-impl Event {
-    fn kind(&self) -> &'static str {
-        match self {
-            Event::ShardTurn { .. } => "ev shard",
-            Event::PipelineTurn { .. } => "ev pipeline",
-            Event::Arrive { .. } => "ev arrive",
-            Event::Connect { .. } => "ev connect",
-            Event::LinkUp { .. } | Event::LinkDown { .. } => "ev link",
-            Event::DiskDone { .. } => "ev disk",
-            Event::JobDone { .. } => "ev job",
-            Event::Background { .. } => "ev background",
-            Event::Restart { .. } => "ev restart",
-            Event::ClientTurn { .. } => "ev client",
-            Event::ToServer { .. } => "ev toserver",
-            Event::ToClient { .. } => "ev toclient",
-            Event::Fault { .. } => "ev fault",
-        }
-    }
-}
-
 /// One machine.
 struct Machine {
     disk: SimDisk,
@@ -141,7 +121,7 @@ struct Machine {
     paused_until_us: u64,
     slow_factor: u64,
     slow_until_us: u64,
-    fail_next_write: Option<u64>,
+    fail_next_write: bool,
     job_running: bool,
     next_incarnation: u64,
     formats: u64,
@@ -204,7 +184,7 @@ impl World {
                 paused_until_us: 0,
                 slow_factor: 1,
                 slow_until_us: 0,
-                fail_next_write: None,
+                fail_next_write: false,
                 job_running: false,
                 next_incarnation: 1,
                 formats: 0,
@@ -327,7 +307,6 @@ impl World {
     // ---- events
 
     fn handle(&mut self, event: Event) {
-        *self.report.faults.entry(event.kind()).or_default() += 1;
         match event {
             Event::ShardTurn { server, incarnation, shard } => self.shard_turn(server, incarnation, shard),
             Event::PipelineTurn { server, incarnation } => self.pipeline_turn(server, incarnation),
@@ -364,17 +343,6 @@ impl World {
             Standing::Leading { epoch, .. } => Some(epoch),
             _ => None,
         };
-        if std::env::var("SIMDBG").is_ok() {
-            eprintln!(
-                "{} us server {server} {:?} {:?} durable {:x?} appended {:x?} committed {:x}",
-                self.now_us,
-                event,
-                process.node.standing(),
-                process.journal.durable().zxid,
-                process.journal.appended().zxid,
-                process.node.committed()
-            );
-        }
         if let Some(epoch) = leads {
             self.ghost.leads(server, epoch, |position| process.node.has(position));
         }

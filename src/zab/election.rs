@@ -6,6 +6,7 @@ use super::message::{Message, Term};
 use super::positions::epoch as epoch_of;
 use super::{Change, Effect, Role, Zab};
 use crate::log::Promise;
+use crate::mutant;
 use crate::wire::batch::Position;
 use std::collections::BTreeMap;
 
@@ -70,8 +71,9 @@ impl Zab {
     /// Starts a round of pre-votes.
     fn ask(&mut self) {
         let wait_ms = self.config.election_timeout_ms + self.roll(self.config.election_timeout_ms);
-        let settled = self.settled();
-        let (member, promised, last) = (self.promise.member, self.promise.epoch, self.durable);
+        let settled = self.settled() || mutant!(M07);
+        let last = if mutant!(M07) { self.appended() } else { self.durable };
+        let (member, promised) = (self.promise.member || mutant!(M24), self.promise.epoch);
         let (now_ms, me, round_seed) = (self.now_ms, self.me(), self.roll(u64::MAX));
         let Role::Looking(looking) = &mut self.role else { return };
         looking.fire_ms = now_ms + wait_ms;
@@ -93,7 +95,7 @@ impl Zab {
             return self.invite(peer);
         }
         let granted = self.would_vote(peer, last) && self.yields_to(peer, last);
-        let (member, promised, durable) = (self.promise.member, self.promise.epoch, self.durable);
+        let (member, promised, durable) = (self.promise.member || mutant!(M24), self.promise.epoch, self.durable);
         self.send(peer, &Message::PreVoteReply { round, granted, member, promised, last: durable });
     }
 
@@ -108,7 +110,9 @@ impl Zab {
         if fork {
             tracing::error!("server {peer} has another history up to the same zxid 0x{:x}: one of the two disks lies", last.zxid);
         }
-        self.is_voter() && self.config.ensemble.is_voter(peer) && !live && !fork && last.zxid >= self.durable.zxid
+        let ours = if mutant!(M12) { self.published } else { self.durable.zxid };
+        let as_long = last.zxid >= ours || mutant!(M03);
+        self.is_voter() && self.config.ensemble.is_voter(peer) && !live && !fork && as_long
     }
 
     /// Of two that look and have the same history, the one with the higher id goes first, for a while.
@@ -212,12 +216,13 @@ impl Zab {
             return; // it calls again
         }
         let again = epoch == self.promise.epoch && self.promise.to == u64::from(peer);
-        let free = epoch > self.promise.epoch && epoch - self.promise.epoch <= EPOCH_JUMP_MAX;
+        let free =
+            (epoch > self.promise.epoch || mutant!(M23) && epoch == self.promise.epoch) && epoch - self.promise.epoch <= EPOCH_JUMP_MAX;
         let stranger = cluster != self.promise.cluster;
         let granted = match term {
             Term::Established => epoch >= self.promise.epoch && (!stranger || self.is_empty()),
             Term::Bootstrap => (again || free) && self.is_empty() && self.would_vote(peer, last),
-            Term::Vote => (again || free) && !stranger && self.promise.member && self.would_vote(peer, last),
+            Term::Vote => (again || free) && !stranger && (self.promise.member || mutant!(M24)) && self.would_vote(peer, last),
         };
         if !granted {
             let (member, promised, table) = (self.promise.member, self.promise.epoch, self.positions.epochs());
@@ -226,7 +231,12 @@ impl Zab {
         self.follow(peer, epoch);
         let member = self.promise.member || term == Term::Bootstrap;
         let promise = Promise { epoch, to: u64::from(peer), cluster, member };
-        if promise == self.promise { self.ack_epoch() } else { self.start_promise(promise) }
+        if promise != self.promise {
+            self.start_promise(promise);
+        }
+        if promise == self.promise || mutant!(M22) {
+            self.ack_epoch();
+        }
     }
 
     /// A voter's promise is on its medium.
@@ -247,7 +257,7 @@ impl Zab {
         let voted = |server| candidate.granted.get(&server).is_some_and(|(member, _)| *member);
         let enough = match candidate.term {
             Term::Bootstrap => ensemble.voters().all(voted),
-            Term::Vote | Term::Established => ensemble.is_quorum(voted),
+            Term::Vote | Term::Established => ensemble.is_quorum(voted) || mutant!(M21),
         };
         if enough {
             let Role::Candidate(candidate) = std::mem::replace(&mut self.role, Role::Looking(Looking::new(0))) else { return };

@@ -6,6 +6,7 @@ use super::positions::epoch as epoch_of;
 use super::{Change, Effect, Role, Zab};
 use crate::limits::SNAPSHOT_CHUNK_BYTES;
 use crate::log::snapshot::SnapshotPointer;
+use crate::mutant;
 use crate::wire::batch::{Batch, Position};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,15 +58,15 @@ impl Zab {
 
     /// Tells the leader what we have, once that and the promise are on the medium.
     pub(super) fn ack_epoch(&mut self) {
-        let settled = self.settled() && self.promising.is_none();
+        let settled = (self.settled() || mutant!(M02)) && (self.promising.is_none() || mutant!(M22));
         let promised = self.promise.epoch;
         let Role::Follower(follower) = &mut self.role else { return };
-        if follower.stage != Stage::Promising || !settled || promised != follower.epoch {
+        if follower.stage != Stage::Promising || !settled || promised != follower.epoch && !mutant!(M22) {
             return;
         }
         follower.stage = Stage::Joined;
         let (leader, epoch) = (follower.leader, follower.epoch);
-        let (member, table) = (self.promise.member, self.positions.epochs());
+        let (member, table) = (self.promise.member || mutant!(M24), self.positions.epochs());
         self.send(leader, &Message::AckEpoch { epoch, granted: true, member, promised, table });
     }
 
@@ -95,6 +96,10 @@ impl Zab {
     }
 
     fn cut(&mut self, peer: u16, epoch: u32, to: Position) {
+        if mutant!(M15) {
+            self.following(peer, epoch).expect("it was just asked").stage = Stage::Active;
+            return;
+        }
         if !self.positions.has(to) {
             return self.send(peer, &Message::NeedSnapshot { epoch });
         }
@@ -230,10 +235,11 @@ impl Zab {
     pub(super) fn advance_follower(&mut self) {
         let appended = self.appended().zxid;
         let Role::Follower(follower) = &mut self.role else { return };
-        if follower.stage != Stage::Active {
+        if follower.stage != Stage::Active && !mutant!(M43) {
             return;
         }
-        self.committed = self.committed.max(follower.told.min(appended));
+        let told = if mutant!(M13) { appended } else { follower.told };
+        self.committed = self.committed.max(told.min(appended));
         let (epoch, leader) = (follower.epoch, follower.leader);
         let begins_serving = !follower.serving && epoch_of(self.committed) == epoch;
         follower.serving |= begins_serving;
@@ -244,11 +250,12 @@ impl Zab {
     }
 
     pub(super) fn flush_follower(&mut self) {
-        let durable = self.durable;
+        let (durable, appended) = (self.durable, self.appended());
         let Role::Follower(follower) = &mut self.role else { return };
         if !std::mem::take(&mut follower.ack_due) || follower.stage == Stage::Promising {
             return;
         }
+        let durable = if mutant!(M01) { appended } else { durable };
         let upto = if follower.stage == Stage::Active { durable } else { Position::default() };
         let (leader, epoch, round) = (follower.leader, follower.epoch, follower.round);
         self.send(leader, &Message::Ack { epoch, upto, round });

@@ -7,6 +7,7 @@ use super::plan::{Plan, plan};
 use super::{Effect, Role, Zab};
 use crate::limits::PEER_WINDOW_BYTES;
 use crate::log::snapshot::SnapshotPointer;
+use crate::mutant;
 use crate::wire::batch::{Batch, Position};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -234,7 +235,7 @@ impl Zab {
         let Some(learner) = leader.learners.get_mut(&peer).filter(|l| matches!(l.stage, Stage::Live)) else { return };
         while learner.cursor.zxid < limit && learner.in_flight_bytes < PEER_WINDOW_BYTES && learner.feeding.is_none() {
             let next = self.recent.partition_point(|b| b.position().zxid <= learner.cursor.zxid);
-            match self.recent.get(next).filter(|b| b.header().prev_chain == learner.cursor.chain) {
+            match self.recent.get(next).filter(|b| mutant!(M06) || b.header().prev_chain == learner.cursor.chain) {
                 Some(batch) if batch.position().zxid > limit => return,
                 Some(batch) => {
                     let frame = learner.send(epoch, committed, round, batch);
@@ -252,7 +253,7 @@ impl Zab {
 
     /// Observers see only what is committed.
     fn send_limit(&self, peer: u16) -> u64 {
-        if self.config.ensemble.is_voter(peer) { self.appended().zxid } else { self.committed.min(self.appended().zxid) }
+        if self.config.ensemble.is_voter(peer) || mutant!(M18) { self.appended().zxid } else { self.committed.min(self.appended().zxid) }
     }
 
     /// Batches from the log for a peer; None: the log does not reach back so far any more.
@@ -310,14 +311,15 @@ impl Zab {
     // ---- commit
 
     pub(super) fn advance_commit(&mut self) {
-        let (me, durable) = (self.me(), self.durable.zxid);
+        let durable = if mutant!(M53) { self.appended().zxid } else { self.durable.zxid };
+        let me = self.me();
         let Role::Leader(leader) = &mut self.role else { return };
         let counted = |server: u16| {
             if server == me { durable } else { leader.learners.get(&server).filter(|l| l.counts).map_or(0, |l| l.acked) }
         };
         let reached = self.config.ensemble.reached(counted);
         let first = u64::from(leader.epoch) << 32;
-        if reached >= first && reached > self.committed {
+        if (reached >= first || mutant!(M20)) && reached > self.committed {
             self.committed = reached;
             if !leader.established {
                 leader.established = true;

@@ -24,6 +24,7 @@ mod tests;
 
 use crate::log::Promise;
 use crate::log::snapshot::SnapshotPointer;
+use crate::mutant;
 use crate::wire::batch::{Batch, Position};
 use crate::wire::txn::Origin;
 use election::{Candidate, Looking};
@@ -391,6 +392,7 @@ impl Zab {
     /// forwarded then is not overtaken by a later one.
     fn has_led_since(&self, epoch: u32) -> bool {
         match &self.role {
+            Role::Leader(leader) if mutant!(M48) => leader.epoch == epoch,
             Role::Leader(leader) => (leader.first..=leader.epoch).contains(&epoch),
             Role::Candidate(Candidate { renews: Some(first), epoch: next, .. }) => (*first..*next).contains(&epoch),
             Role::Looking(_) | Role::Follower(_) | Role::Candidate(_) => false,

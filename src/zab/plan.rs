@@ -3,6 +3,7 @@
 //! Refuses to guess: what cannot be reached by cutting and appending gets a snapshot.
 
 use super::positions::{Positions, epoch};
+use crate::mutant;
 use crate::wire::batch::Position;
 
 /// What the leader does with a follower.
@@ -25,6 +26,9 @@ pub fn plan(leader: &Positions, table: &[Position]) -> Plan {
         let common = if theirs.zxid <= ours.zxid { *theirs } else { ours };
         if common.zxid < leader.base().zxid || !leader.has(common) {
             return Plan::Snap;
+        }
+        if mutant!(M14) && leader.base().zxid <= last.zxid && last.zxid <= leader.last().zxid {
+            return Plan::Diff;
         }
         return if common == *last { Plan::Diff } else { Plan::Trunc(common) };
     }

@@ -15,6 +15,7 @@ use super::prepare::{Prepare, PrepareConfig};
 use crate::limits::{BATCH_BYTES_POOLED, PARKED_BYTES_MAX, PROPOSED_BYTES_MAX};
 use crate::log::Promise;
 use crate::log::snapshot::SnapshotPointer;
+use crate::mutant;
 use crate::tree::State;
 use crate::wire::aligned::AlignedBuf;
 use crate::wire::batch::{Batch, BatchBuilder, Full, Position};
@@ -326,8 +327,8 @@ impl Node {
     /// Whether transactions may be proposed now.
     fn proposes(&self) -> bool {
         // While it renews its epoch a leader is none, for replication.
-        let leads = matches!(self.zab.standing(), Standing::Leading { .. });
-        leads && matches!(self.leading, Some((_, true))) && !self.zab.wants_renewal()
+        let leads = matches!(self.zab.standing(), Standing::Leading { .. }) || mutant!(M47);
+        leads && matches!(self.leading, Some((_, applied)) if applied || mutant!(M40)) && !self.zab.wants_renewal()
     }
 
     /// Proposes (e,0), the first record of this epoch. Nothing is served before it is committed.

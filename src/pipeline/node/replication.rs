@@ -2,6 +2,7 @@
 //! still lead, who was heard from, and what replication wants done. Refuses to elect, commit or cut: `zab` does.
 
 use super::*;
+use crate::mutant;
 use crate::zab::message::{AnswerCode, Message, frame_len};
 use crate::zab::{Change, Effect};
 use std::collections::BTreeSet;
@@ -90,7 +91,8 @@ impl Touches {
         }
         self.heard = None;
         self.reported = round;
-        Some((round, std::mem::take(&mut self.sessions).into_iter().collect()))
+        let sessions = std::mem::take(&mut self.sessions);
+        Some((round, if mutant!(M35) { Vec::new() } else { sessions.into_iter().collect() }))
     }
 
     /// Another leader counts its own heartbeats. What was heard still counts.
@@ -203,7 +205,7 @@ impl Node {
     /// `sync`: answered once a quorum has confirmed that we still led after it came (a read index), so that a later read
     /// shows everything that anybody was told before. ZooKeeper answers at once, even when it has been deposed.
     pub(super) fn answer_after_barrier(&mut self, origin: &Origin) {
-        let round = self.zab.barrier();
+        let round = if mutant!(M37) { 0 } else { self.zab.barrier() };
         self.pending.push_back(Pending { round, origin: *origin, after: self.last_proposed, what: Answer::Synced });
     }
 
@@ -272,7 +274,7 @@ impl Node {
 
     fn commit(&mut self, batch: Arc<Batch>) {
         let zxid = batch.position().zxid;
-        self.release_answers(Some(zxid));
+        self.release_answers(Some(if mutant!(M45) { batch.header().first_zxid } else { zxid }));
         while let Some((_, bytes)) = self.proposed.pop_front_if(|(proposed, _)| *proposed <= zxid) {
             self.proposed_bytes -= bytes;
         }
@@ -296,8 +298,10 @@ impl Node {
                 self.pending.clear();
                 self.parked.clear();
                 self.leaderless_since_ms = Some(now_ms);
-                self.route = self.route.wrapping_add(1);
-                self.tell_route();
+                if !mutant!(M44) {
+                    self.route = self.route.wrapping_add(1);
+                    self.tell_route();
+                }
             }
         }
     }

@@ -18,6 +18,7 @@ impl Replica {
         for change in &applied.changes {
             match change.kind {
                 ChangeKind::Created => self.watches.created(&change.path, &mut fired),
+                ChangeKind::Deleted if crate::mutant!(M73) => {}
                 ChangeKind::Deleted => self.watches.deleted(&change.path, &mut fired),
                 ChangeKind::DataChanged => self.watches.data_changed(&change.path, &mut fired),
             }

@@ -3,9 +3,12 @@
 
 use super::*;
 use crate::limits::{FEED_BYTES, SNAPSHOT_CHUNK_BYTES};
+use crate::log::Effect;
+use crate::log::disk::Errno;
 use crate::log::feed::{self, FeedError};
 use crate::log::incoming::IncomingSnapshot;
 use crate::log::snapshot::{self, SnapshotFile};
+use crate::sim::disk::Fault as DiskFault;
 use crate::sim::process::Write;
 
 /// Work beside the pipeline, done at its time.
@@ -86,22 +89,21 @@ impl World {
     }
 
     pub(super) fn disk_done(&mut self, server: u16, incarnation: u64) {
-        let failed = self.machines.get_mut(&server).expect("it is there").fail_next_write.take();
-        if let Some(down_us) = failed {
-            // Part of it may be there; nothing is said of it.
-            return self.crash(server, true, down_us);
-        }
         self.with_process(server, incarnation, Event::DiskDone { server, incarnation }, |world, process| {
             let Some(Write { op, slot, offset, frame }) = process.write.take() else { return };
             process.writing = false;
+            let fails = std::mem::take(&mut world.machines.get_mut(&server).expect("it is there").fail_next_write);
             let disk = &world.machines[&server].disk;
             let file = disk.open(&file_name(slot)).expect("the disk works").expect("the slot exists");
-            disk.write_at(&file, offset, frame.bytes()).and_then(|()| disk.sync(&file)).expect("the disk works");
+            if fails {
+                disk.strike(disk.ops() + 2, DiskFault::Error(Errno::EIO));
+            }
+            let result = disk.write_at(&file, offset, frame.bytes()).and_then(|()| disk.sync(&file));
             let now_ms = world.now_ms();
             let mut effects = Vec::new();
-            process.journal.written(op, Ok(()), now_ms, &mut effects);
+            process.journal.written(op, result, now_ms, &mut effects);
             for effect in &effects {
-                if let crate::log::Effect::Durable(position) = effect {
+                if let (Ok(()), Effect::Durable(position)) = (result, effect) {
                     world.ghost.durable(server, *position);
                 }
             }

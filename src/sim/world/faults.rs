@@ -48,8 +48,8 @@ impl World {
                 (machine.slow_factor, machine.slow_until_us) = (factor, now_us + for_ms * 1000);
                 "slow disk"
             }
-            Fault::DiskError { server, down_ms } => {
-                self.machine(server).fail_next_write = Some(down_ms * 1000);
+            Fault::DiskError { server } => {
+                self.machine(server).fail_next_write = true;
                 "disk error"
             }
             Fault::Wipe { server, down_ms } => {
@@ -144,7 +144,7 @@ impl World {
             let machine = self.machine(server);
             machine.paused_until_us = machine.paused_until_us.min(now_us);
             machine.slow_until_us = 0;
-            machine.fail_next_write = None;
+            machine.fail_next_write = false;
             if machine.process.is_none() {
                 self.after(1000, Event::Restart { server });
             }
