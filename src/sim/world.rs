@@ -1,17 +1,19 @@
 //! One server of several cores, its disk, and clients, in one thread under one seed. Every step moves something: bytes to
 //! or from a client, a shard's turn, the pipeline's turn, a disk completion, time, now and then a power cut. Each step
 //! keeps the order that the real loops keep (a shard applies what is published before it reads), everything else is random.
-//! Refuses to decide what is right: clients, history and digests do.
+//! Refuses to decide what is right: the checker and the digests do.
 
+use super::checker::{Checker, ConnKey, Judged, Settings};
 use super::client::{Client, Tally};
 use super::disk::SimDisk;
-use super::history::History;
+use super::model::access::{self, SUPER};
 use super::random::Dice;
 use crate::log::disk::Disk;
 use crate::log::recovery::{self, Format, Recovered, RecoveryError};
 use crate::log::segment::file_name;
 use crate::log::snapshot::SnapshotFile;
 use crate::log::{Effect, Frame, Job, Journal, LogConfig, OpId};
+use crate::pipeline::auth::AuthConfig;
 use crate::pipeline::message::{ConnId, Down, Up};
 use crate::pipeline::node::{Node, NodeConfig, NodeEffect, ReapConfig};
 use crate::pipeline::prepare::PrepareConfig;
@@ -35,6 +37,7 @@ pub struct Plan {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     pub tally: Tally,
+    pub judged: Judged,
     pub power_cuts: u64,
     pub batches: u64,
     pub snapshots: u64,
@@ -63,6 +66,7 @@ struct Running {
     write: Option<(OpId, u32, u64, Frame)>,
     jobs: VecDeque<Job>,
     snapshot: Option<Walk>,
+    boot: u32,
 }
 
 /// A snapshot that a shard is walking through.
@@ -87,7 +91,7 @@ pub struct World {
     running: Running,
     clients: Vec<Client>,
     links: Vec<Option<Link>>,
-    history: History,
+    checker: Checker,
     digests: BTreeMap<u64, u128>,
     chains: BTreeMap<u64, u128>,
     now_ms: u64,
@@ -108,16 +112,17 @@ impl World {
         let disk = SimDisk::new(plan.seed);
         let format = Format { cluster: 7, server: 1, incarnation: 1, segment_bytes: SEGMENT_BYTES, member: true };
         recovery::format(&disk, &format).expect("an empty disk can be formatted");
-        let (mut history, mut digests, mut chains) = (History::default(), BTreeMap::new(), BTreeMap::new());
-        let running = Running::start(&plan, &disk, 0, &mut history, &mut digests, &mut chains);
+        let (mut checker, mut digests, mut chains) = (Checker::new(Settings::default()), BTreeMap::new(), BTreeMap::new());
+        let running = Running::start(&plan, &disk, 0, &mut checker, &mut digests, &mut chains);
+        let mut dice = Dice::new(plan.seed ^ 0x5eed);
         World {
             plan,
-            dice: Dice::new(plan.seed ^ 0x5eed),
+            clients: (0..plan.clients).map(|id| Client::new(id as u64, &mut dice)).collect(),
+            dice,
             disk,
             running,
-            clients: (0..plan.clients).map(|_| Client::new()).collect(),
             links: (0..plan.clients).map(|_| None).collect(),
-            history,
+            checker,
             digests,
             chains,
             now_ms: 0,
@@ -141,11 +146,11 @@ impl World {
 
     fn client_acts(&mut self) {
         let i = self.dice.below(self.clients.len());
-        if !self.clients[i].is_connected() {
+        if self.clients[i].wants_connection(self.now_ms) {
             return self.connect(i);
         }
         for _ in 0..1 + self.dice.below(4) {
-            self.clients[i].act(&mut self.dice);
+            self.clients[i].act(&mut self.dice, &mut self.checker, self.now_ms);
         }
     }
 
@@ -157,7 +162,9 @@ impl World {
         let replica = &mut self.running.shards[shard].replica;
         let conn = replica.accept(peer, Census::default(), entropy).expect("there is no limit");
         self.links[i] = Some(Link { shard, conn, to_client: Vec::new() });
-        self.clients[i].connect();
+        let link = self.clients[i].connect(&mut self.checker, self.now_ms);
+        let boot = self.running.boot;
+        self.checker.accepted(link, ConnKey { server: 1, boot, shard: shard as u16, conn: conn.0 });
     }
 
     /// As the loop does: apply what is published, take answers, receive, act.
@@ -172,6 +179,8 @@ impl World {
             let bytes: Vec<u8> = outgoing.drain(..len).collect();
             if !bytes.is_empty() {
                 self.running.shards[k].replica.receive(link.conn, &bytes);
+                let name = self.clients[i].link().expect("it is connected");
+                self.checker.delivered(name, bytes.len(), self.now_ms, true);
             }
         }
         self.act(k);
@@ -229,7 +238,7 @@ impl World {
                 if let Some(i) = owner {
                     self.deliver(i, usize::MAX);
                     self.links[i] = None;
-                    self.clients[i].disconnected();
+                    self.clients[i].disconnected(&mut self.checker, self.now_ms);
                 }
                 return self.act(k);
             }
@@ -243,11 +252,14 @@ impl World {
         for byte in &bytes {
             self.report.trace = self.report.trace.rotate_left(5).wrapping_mul(0x100_0000_01b3) ^ u64::from(*byte);
         }
-        self.clients[i].receive(&bytes, &self.history);
+        self.clients[i].receive(&bytes, &mut self.checker, self.now_ms);
     }
 
     fn client_receives(&mut self) {
         let i = self.dice.below(self.clients.len());
+        if !self.clients[i].reads(self.now_ms) {
+            return;
+        }
         let waiting = self.links[i].as_ref().map_or(0, |l| l.to_client.len());
         let len = if self.dice.chance(70) { waiting } else { self.dice.below(waiting + 1) };
         self.deliver(i, len);
@@ -267,7 +279,7 @@ impl World {
         }
         running.node.tick(running.shards[0].replica.state(), self.now_ms, wall_ms);
         running.append(self.now_ms);
-        running.effects(&mut self.history, &mut self.chains);
+        running.effects(&mut self.checker, &mut self.chains, self.now_ms);
     }
 
     fn disk_completes(&mut self) {
@@ -275,7 +287,7 @@ impl World {
             let file = self.disk.open(&file_name(slot)).expect("the disk works").expect("the slot exists");
             self.disk.write_at(&file, offset, frame.bytes()).and_then(|()| self.disk.sync(&file)).expect("the disk works");
             self.running.written(op, self.now_ms);
-            self.running.effects(&mut self.history, &mut self.chains);
+            self.running.effects(&mut self.checker, &mut self.chains, self.now_ms);
         }
     }
 
@@ -300,10 +312,7 @@ impl World {
                 self.running.shards[k].take_submits();
             }
         }
-        if self.dice.chance(20) {
-            let i = self.dice.below(self.clients.len());
-            self.clients[i].ping();
-        }
+        self.clients.iter_mut().for_each(|client| client.tick(&mut self.checker, self.now_ms));
         let mut effects = Vec::new();
         self.running.journal.tick(self.now_ms, &mut effects);
         self.running.take(effects);
@@ -313,7 +322,7 @@ impl World {
         let i = self.dice.below(self.clients.len());
         if let Some(link) = self.links[i].take() {
             self.running.shards[link.shard].replica.closed(link.conn);
-            self.clients[i].disconnected();
+            self.clients[i].disconnected(&mut self.checker, self.now_ms);
         }
     }
 
@@ -329,14 +338,13 @@ impl World {
         self.disk.power_on(self.dice.roll());
         self.report.power_cuts += 1;
         self.report.batches += self.running.published.len() as u64;
-        self.running = Running::start(&self.plan, &self.disk, self.now_ms, &mut self.history, &mut self.digests, &mut self.chains);
+        self.running = Running::start(&self.plan, &self.disk, self.now_ms, &mut self.checker, &mut self.digests, &mut self.chains);
         self.report.loads_from_snapshot += u64::from(self.running.journal.superblock().snapshot.is_some());
         let tail = self.running.node.last_proposed();
-        for (i, client) in self.clients.iter_mut().enumerate() {
-            assert!(client.acknowledged < tail, "zxid 0x{:x} was acknowledged and is lost", client.acknowledged);
-            self.links[i] = None;
-            client.disconnected();
-        }
+        let acknowledged = self.checker.acknowledged();
+        assert!(acknowledged < tail, "B2: zxid 0x{acknowledged:x} was acknowledged and is lost");
+        self.links.iter_mut().for_each(|link| *link = None);
+        self.clients.iter_mut().for_each(|client| client.disconnected(&mut self.checker, self.now_ms));
     }
 
     /// Faults stop, everything under way ends, and all shards agree.
@@ -359,8 +367,18 @@ impl World {
             sum.reads_checked += t.reads_checked;
             sum.events += t.events;
             sum.sessions += t.sessions;
+            sum.resumed += t.resumed;
             sum.expired += t.expired;
+            sum.unknown += t.unknown;
         }
+        for i in 0..self.clients.len() {
+            self.deliver(i, usize::MAX);
+            if let (Some(link), Some(name)) = (&self.links[i], self.clients[i].link()) {
+                self.checker.caught_up(name, applied[link.shard]);
+            }
+        }
+        self.checker.registers.finish();
+        self.report.judged = self.checker.judged();
         self.report.batches += self.running.published.len() as u64;
         self.report
     }
@@ -385,7 +403,7 @@ impl Running {
         plan: &Plan,
         disk: &SimDisk,
         now_ms: u64,
-        history: &mut History,
+        checker: &mut Checker,
         digests: &mut BTreeMap<u64, u128>,
         chains: &mut BTreeMap<u64, u128>,
     ) -> Running {
@@ -396,7 +414,7 @@ impl Running {
         };
         let shards: Vec<Shard> = (0..plan.shards)
             .map(|k| {
-                let state = load(disk, &found, history, digests, chains);
+                let state = load(disk, &found, now_ms, checker, digests, chains);
                 let replica = Replica::new(replica_config(k as u16, found.superblock.boot), state);
                 Shard { replica, applied: 0, ring: VecDeque::new(), downs: VecDeque::new() }
             })
@@ -405,7 +423,16 @@ impl Running {
         let journal = Journal::new(&found, log, u128::from(plan.seed) + u128::from(found.superblock.boot));
         let mut node = Node::new(node_config(plan, &found), found.tail, shards[0].replica.state(), now_ms);
         node.start(1_000_000 + now_ms as i64);
-        let mut running = Running { shards, node, journal, published: Vec::new(), write: None, jobs: VecDeque::new(), snapshot: None };
+        let mut running = Running {
+            shards,
+            node,
+            journal,
+            published: Vec::new(),
+            write: None,
+            jobs: VecDeque::new(),
+            snapshot: None,
+            boot: found.superblock.boot,
+        };
         running.append(now_ms);
         running
     }
@@ -440,11 +467,11 @@ impl Running {
         }
     }
 
-    fn effects(&mut self, history: &mut History, chains: &mut BTreeMap<u64, u128>) {
+    fn effects(&mut self, checker: &mut Checker, chains: &mut BTreeMap<u64, u128>, now_ms: u64) {
         while let Some(effect) = self.node.next_effect() {
             match effect {
                 NodeEffect::Publish(batch) => {
-                    history.observe(&batch);
+                    checker.observe(&batch, now_ms);
                     chains.insert(batch.position().zxid, batch.position().chain);
                     self.published.push(batch);
                 }
@@ -477,7 +504,8 @@ fn agree(digests: &mut BTreeMap<u64, u128>, state: &State) {
 fn load(
     disk: &SimDisk,
     found: &Recovered,
-    history: &mut History,
+    now_ms: u64,
+    checker: &mut Checker,
     digests: &mut BTreeMap<u64, u128>,
     chains: &mut BTreeMap<u64, u128>,
 ) -> State {
@@ -498,7 +526,7 @@ fn load(
             if let Some(chain) = chains.get(&position.zxid) {
                 assert_eq!(*chain, position.chain, "what was published at 0x{:x} came back different", position.zxid);
             } else {
-                history.observe(batch);
+                checker.observe(batch, now_ms);
                 chains.insert(position.zxid, position.chain);
             }
             let mut applied = Default::default();
@@ -513,8 +541,12 @@ fn load(
     state
 }
 
+fn auth_config() -> AuthConfig {
+    AuthConfig { digest_enabled: true, super_digest: Some(access::digest_id(SUPER)), ..AuthConfig::default() }
+}
+
 fn replica_config(shard: u16, boot: u32) -> ReplicaConfig {
-    ReplicaConfig { shard, boot, ..ReplicaConfig::default() }
+    ReplicaConfig { shard, boot, auth: auth_config(), ..ReplicaConfig::default() }
 }
 
 fn node_config(plan: &Plan, found: &Recovered) -> NodeConfig {
@@ -525,7 +557,7 @@ fn node_config(plan: &Plan, found: &Recovered) -> NodeConfig {
         epoch: (found.tail.zxid >> 32) as u32 + 1,
         shards: plan.shards,
         tick_ms: 1000,
-        prepare: PrepareConfig { extended_types_enabled: true, ..PrepareConfig::default() },
+        prepare: PrepareConfig { auth: auth_config(), extended_types_enabled: true, ..PrepareConfig::default() },
         reap: ReapConfig::default(),
     }
 }
