@@ -18,7 +18,6 @@ use std::sync::Arc;
 
 mod agreement;
 mod bounds;
-mod extension;
 mod session_traps;
 mod traps;
 

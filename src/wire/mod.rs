@@ -4,7 +4,6 @@
 pub mod aligned;
 pub mod archived;
 pub mod batch;
-pub mod extension;
 pub mod jute;
 pub mod record;
 pub mod request;
