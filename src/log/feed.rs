@@ -5,8 +5,7 @@
 use super::disk::{Disk, Errno};
 use super::load::copy;
 use super::scan::{End, FaultKind, ScanFault, Segment, SegmentReader, Step, Walk};
-use super::segment::{SegmentHeader, file_name};
-use crate::limits::BLOCK_BYTES;
+use super::segment::file_name;
 use crate::wire::aligned::AlignedBuf;
 use crate::wire::batch::{Batch, Position};
 use std::sync::Arc;
@@ -75,13 +74,15 @@ impl<D: Disk> Feed<'_, D> {
         let slot = segment.header.slot;
         let opened = SegmentReader::open(self.disk, slot, self.map.segment_bytes).map_err(|errno| self.io(slot, 0, errno))?;
         let mut reader = opened.ok_or_else(|| FeedError::Corrupt { path: self.disk.path(&file_name(slot)), offset: 0 })?;
-        if !self.is_still(&segment.header, &mut reader)? {
+        if reader.header().map_err(|fault| self.fault(slot, fault))? != Some(segment.header) {
             return Err(FeedError::Gone);
         }
         let walk = Walk::resume(segment.header, Some(until), segment.seek(self.at.zxid));
         match self.walk(walk, &mut reader, until) {
             Ok(more) => more.ok_or(FeedError::Gone),
-            Err(fault) => Err(self.judge(&segment.header, fault)),
+            // A segment that was taken into another use meanwhile has another header, because that is written first.
+            Err(_) if matches!(reader.header(), Ok(header) if header != Some(segment.header)) => Err(FeedError::Gone),
+            Err(fault) => Err(self.fault(slot, fault)),
         }
     }
 
@@ -114,12 +115,6 @@ impl<D: Disk> Feed<'_, D> {
         Ok(Some(true))
     }
 
-    /// Whether the file is in the use that the map knows.
-    fn is_still(&self, header: &SegmentHeader, reader: &mut SegmentReader<'_, D>) -> Result<bool, FeedError> {
-        let block = reader.view(0, BLOCK_BYTES).map_err(|fault| self.fault(header.slot, fault))?;
-        Ok(SegmentHeader::decode(block) == Some(*header))
-    }
-
     fn io(&self, slot: u32, offset: u64, errno: Errno) -> FeedError {
         FeedError::Io { path: self.disk.path(&file_name(slot)), offset, errno }
     }
@@ -131,15 +126,5 @@ impl<D: Disk> Feed<'_, D> {
                 FeedError::Corrupt { path: self.disk.path(&file_name(slot)), offset: fault.offset }
             }
         }
-    }
-
-    /// A segment that was taken into another use meanwhile has another header, because that is written first.
-    fn judge(&self, header: &SegmentHeader, fault: ScanFault) -> FeedError {
-        if let Ok(Some(mut reader)) = SegmentReader::open(self.disk, header.slot, self.map.segment_bytes)
-            && let Ok(false) = self.is_still(header, &mut reader)
-        {
-            return FeedError::Gone;
-        }
-        self.fault(header.slot, fault)
     }
 }

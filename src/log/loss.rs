@@ -4,7 +4,8 @@
 use super::disk::Disk;
 use super::recovery::{Corruption, Recovered, RecoveryError, inspect, judge};
 use super::scan::{SegmentReader, any_headers};
-use super::segment::file_name;
+use super::segment::{LocalHeader, file_name};
+use super::slots::Slots;
 use super::superblock::Superblock;
 use std::fmt;
 
@@ -46,13 +47,27 @@ pub fn describe_loss<D: Disk>(disk: &D) -> Result<Result<Box<Recovered>, Loss>, 
         Ok(None) | Err(_) => return Err(RecoveryError::Unformatted { directory: disk.directory() }),
     };
     let mut loss = Loss { last_zxid: damage.after, damage, batches: 0, txns: 0 };
+    // What was cut off from the log before is no loss. If not even the headers agree, everything may be one.
+    let slots = Slots::read(disk, &superblock).ok();
     for slot in 0..superblock.slots {
-        count_behind(disk, &superblock, slot, &mut loss)?;
+        let use_of = match &slots {
+            Some(slots) if slots.blank.contains(&slot) => continue,
+            Some(slots) => slots.run.iter().find(|header| header.slot == slot).map(|header| header.generation),
+            None => None,
+        };
+        count_behind(disk, &superblock, slot, use_of, &mut loss)?;
     }
     Ok(Err(loss))
 }
 
-fn count_behind<D: Disk>(disk: &D, superblock: &Superblock, slot: u32, loss: &mut Loss) -> Result<(), RecoveryError> {
+/// Counts the batches of one file, of one use of it if that is known.
+fn count_behind<D: Disk>(
+    disk: &D,
+    superblock: &Superblock,
+    slot: u32,
+    generation: Option<u64>,
+    loss: &mut Loss,
+) -> Result<(), RecoveryError> {
     let opened = SegmentReader::open(disk, slot, superblock.segment_bytes).map_err(|errno| RecoveryError::Io {
         path: disk.path(&file_name(slot)),
         offset: 0,
@@ -60,8 +75,9 @@ fn count_behind<D: Disk>(disk: &D, superblock: &Superblock, slot: u32, loss: &mu
     })?;
     let Some(mut reader) = opened else { return Ok(()) };
     let after = loss.damage.after;
-    let count = |_, batch: Option<crate::wire::batch::Header>| {
-        let Some(batch) = batch.filter(|b| b.cluster == superblock.cluster && b.first_zxid > after) else { return };
+    let count = |local: LocalHeader, batch: Option<crate::wire::batch::Header>| {
+        let counts = generation.is_none_or(|generation| generation == local.generation);
+        let Some(batch) = batch.filter(|b| counts && b.cluster == superblock.cluster && b.first_zxid > after) else { return };
         loss.batches += 1;
         loss.txns += u64::from(batch.count);
         loss.last_zxid = loss.last_zxid.max(batch.last_zxid);

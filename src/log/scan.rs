@@ -53,6 +53,14 @@ impl<'d, D: Disk> SegmentReader<'d, D> {
         self.bytes
     }
 
+    /// The header as it is in the file now, whatever has been read before.
+    pub fn header(&self) -> Result<Option<SegmentHeader>, ScanFault> {
+        let mut block = AlignedBuf::with_capacity(BLOCK_BYTES);
+        let read = self.disk.read_at(&self.file, 0, &mut block);
+        read.map_err(|errno| ScanFault { offset: 0, kind: FaultKind::Io(errno) })?;
+        Ok(SegmentHeader::decode(&block))
+    }
+
     /// `len` bytes at `offset`, both whole blocks and inside the file.
     pub fn view(&mut self, offset: u64, len: usize) -> Result<&[u8], ScanFault> {
         assert!(offset + len as u64 <= self.bytes, "the caller stays inside the segment");
@@ -105,11 +113,6 @@ impl Segment {
         if offset >= last + SEEK_BYTES {
             Arc::make_mut(&mut self.seeks).push(Seek { after, offset });
         }
-    }
-
-    /// Batches behind `to` are no part of it any more.
-    pub fn cut(&mut self, to: Position) {
-        Arc::make_mut(&mut self.seeks).retain(|seek| seek.after.zxid <= to.zxid);
     }
 
     /// The last place that is not behind the batch `after`.

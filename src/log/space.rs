@@ -206,9 +206,6 @@ impl Space {
             self.cut.push(last.header.slot);
             self.sequence = last.header.sequence;
         }
-        if let Some(holder) = self.segments.back_mut() {
-            holder.cut(to);
-        }
         self.sealed = true;
     }
 
@@ -356,9 +353,11 @@ impl Space {
             return Some(Job::RemoveSnapshot { zxid });
         }
         let slot = self.superblock.slots;
+        // What was cut off is free as soon as a segment begins, for which one slot is needed.
+        let few_before = |zxid| self.before(zxid) == 0 || self.before(zxid) + self.cut.len() < READY_SLOTS;
         let kept = self.retained.map_or(self.floor(), |after| after.min(self.floor()));
-        let for_peers = slot < self.config.slots_for_peers && self.before(kept) < READY_SLOTS;
-        let few = slot < self.config.slots || self.available() < READY_SLOTS || for_peers || self.prepared > 0;
+        let for_peers = slot < self.config.slots_for_peers && few_before(kept);
+        let few = slot < self.config.slots || few_before(self.floor()) || for_peers || self.prepared > 0;
         let may = slot < SLOTS_MAX && !(self.segment_refused && now_ms < self.retry_at_ms);
         (few && may).then(|| {
             let (bytes, from) = (self.segment_bytes(), self.prepared);

@@ -1,28 +1,27 @@
-//! A simulated client: sends random requests over one connection at a time and checks everything it gets back: order of
-//! replies, zxids that never go back, reads equal to the history at the reply's zxid, watch events before any reply that
-//! shows the change. Refuses to retry: an operation whose connection broke stays unknown.
+//! A simulated client with the session semantics of real ones: handshake with the last zxid seen, pings at a third of the
+//! timeout, another connection after a break, credentials and watches again, a new session when the old one expired.
+//! Some have bad manners: they fall silent, do not read, send half frames, lie about passwords, take others' sessions over.
+//!
+//! The world moves its bytes and says when its connection is there or gone; what arrives is judged by the checker.
+//! Refuses to retry: an operation whose connection broke stays unknown.
 
-use super::history::History;
+use super::ask::{Ask, WatchLists};
+use super::checker::{Checker, Heard, Hello, Link, Welcome};
+use super::linear::{Call, Token};
 use super::random::Dice;
+use super::workload::Swarm;
 use crate::wire::jute::Reader;
-use crate::wire::record::{ConnectRequest, ConnectResponse, Stat, xid as xids};
-use crate::wire::request::{Create, MultiOps, OPEN_ACL, Request};
-use crate::wire::response::{ReplyHeader, code};
-use std::collections::{BTreeMap, VecDeque};
+use crate::wire::record::{ConnectRequest, event, xid as xids};
+use crate::wire::response::code;
+use std::collections::BTreeSet;
+use std::rc::Rc;
 
-const PATHS: [&str; 7] = ["/a", "/b", "/a/x", "/a/y", "/b/x", "/e", "/a/s-"];
+/// Requests under way at most.
+const WAITING_MAX: usize = 20;
+/// Paths remembered.
+const RECENT_MAX: usize = 8;
 
-/// What was asked, to judge the answer.
-#[derive(Clone, Debug)]
-enum Asked {
-    Get { path: &'static str, watch: bool },
-    Exists { path: &'static str, watch: bool },
-    Write,
-    Close,
-    Other,
-}
-
-/// Figures of what happened.
+/// Figures of what a client saw.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Tally {
     pub replies: u64,
@@ -30,7 +29,10 @@ pub struct Tally {
     pub reads_checked: u64,
     pub events: u64,
     pub sessions: u64,
+    pub resumed: u64,
     pub expired: u64,
+    /// Requests whose outcome nobody knows.
+    pub unknown: u64,
 }
 
 impl Tally {
@@ -40,225 +42,432 @@ impl Tally {
         self.reads_checked += other.reads_checked;
         self.events += other.events;
         self.sessions += other.sessions;
+        self.resumed += other.resumed;
         self.expired += other.expired;
+        self.unknown += other.unknown;
     }
 }
 
-/// One client. The world moves its bytes.
+/// Bad habits, each of some clients only.
+#[derive(Clone, Copy, Default, Debug)]
+struct Manners {
+    falls_silent: bool,
+    stops_reading: bool,
+    halves_frames: bool,
+    lies: bool,
+    takes_over: bool,
+    stays_away: bool,
+}
+
+impl Manners {
+    fn roll(dice: &mut Dice) -> Manners {
+        let mut bad = || dice.chance(25);
+        Manners { falls_silent: bad(), stops_reading: bad(), halves_frames: bad(), lies: bad(), takes_over: bad(), stays_away: bad() }
+    }
+}
+
+/// What the client believes to watch: what it will ask for again after a reconnect.
+#[derive(Clone, Default)]
+struct Beliefs {
+    data: BTreeSet<String>,
+    exist: BTreeSet<String>,
+    child: BTreeSet<String>,
+    persistent: BTreeSet<String>,
+    recursive: BTreeSet<String>,
+}
+
+/// One client. See the module heading.
 pub struct Client {
+    /// Bytes for the server, in order; the world takes them from the front.
     pub outgoing: Vec<u8>,
     pub tally: Tally,
+    /// What it asks for.
+    pub swarm: Swarm,
+    id: u64,
+    dice: Dice,
+    manners: Manners,
     session: i64,
     password: [u8; 16],
-    connected: bool,
-    attached: bool,
-    next_xid: i32,
-    asked: VecDeque<(i32, Asked)>,
-    incoming: Vec<u8>,
+    timeout_ms: u64,
+    /// Of every frame, for the next handshake.
     last_zxid: u64,
-    /// Armed one-shot data watches: path to the zxid of the reply that armed it.
-    watches: BTreeMap<&'static str, u64>,
-    /// The highest zxid of a write that was answered.
-    pub acknowledged: u64,
+    /// Of replies alone, for setWatches: a transaction's later events may be lost when its first one arrived.
+    reply_zxid: u64,
+    link: Option<Link>,
+    attached: bool,
+    lied: bool,
+    /// It has sent closeSession, and sends nothing after it.
+    closing: bool,
+    waiting: usize,
+    next_xid: i32,
+    incoming: Vec<u8>,
+    /// The rest of a frame that was sent in part.
+    stash: Vec<u8>,
+    last_sent_ms: u64,
+    last_heard_ms: u64,
+    next_connect_ms: u64,
+    silent_until_ms: u64,
+    deaf_until_ms: u64,
+    credentials: Vec<Vec<u8>>,
+    beliefs: Beliefs,
+    recent: Vec<String>,
+    values: u64,
 }
 
 impl Client {
-    pub fn new() -> Client {
+    /// A client with habits and a workload of its own. Ids differ.
+    pub fn new(id: u64, dice: &mut Dice) -> Client {
+        let mut dice = Dice::new(dice.roll() ^ id);
         Client {
             outgoing: Vec::new(),
             tally: Tally::default(),
+            swarm: Swarm::roll(&mut dice),
+            id,
+            manners: Manners::roll(&mut dice),
+            dice,
             session: 0,
             password: [0; 16],
-            connected: false,
-            attached: false,
-            next_xid: 1,
-            asked: VecDeque::new(),
-            incoming: Vec::new(),
+            timeout_ms: 4000,
             last_zxid: 0,
-            watches: BTreeMap::new(),
-            acknowledged: 0,
+            reply_zxid: 0,
+            link: None,
+            attached: false,
+            lied: false,
+            closing: false,
+            waiting: 0,
+            next_xid: 1,
+            incoming: Vec::new(),
+            stash: Vec::new(),
+            last_sent_ms: 0,
+            last_heard_ms: 0,
+            next_connect_ms: 0,
+            silent_until_ms: 0,
+            deaf_until_ms: 0,
+            credentials: Vec::new(),
+            beliefs: Beliefs::default(),
+            recent: Vec::new(),
+            values: 0,
         }
     }
 
-    /// Has a session, and nothing asked that is not answered.
-    pub fn is_idle(&self) -> bool {
-        self.attached && self.asked.is_empty()
-    }
-
-    /// The highest zxid that it has seen.
-    pub fn last_zxid(&self) -> u64 {
-        self.last_zxid
+    /// No bad manners any more: it pings, reads, and comes back at once.
+    pub fn behave(&mut self) {
+        self.manners = Manners::default();
+        (self.silent_until_ms, self.deaf_until_ms, self.next_connect_ms) = (0, 0, 0);
     }
 
     pub fn is_connected(&self) -> bool {
-        self.connected
+        self.link.is_some()
     }
 
-    /// A new connection: the handshake goes out.
-    pub fn connect(&mut self) {
-        self.connected = true;
+    /// The connection it has, for the checker.
+    pub fn link(&self) -> Option<Link> {
+        self.link
+    }
+
+    /// Whether it wants to be connected, to any server, and is not.
+    pub fn wants_connection(&self, now_ms: u64) -> bool {
+        self.link.is_none() && now_ms >= self.next_connect_ms
+    }
+
+    /// Whether it takes bytes at the moment. If not, they wait in the network.
+    pub fn reads(&self, now_ms: u64) -> bool {
+        now_ms >= self.deaf_until_ms
+    }
+
+    /// Whether it heard nothing for so long that it will try another server: the world cuts the connection.
+    pub fn gives_up(&self, now_ms: u64) -> bool {
+        self.link.is_some() && self.reads(now_ms) && now_ms > self.last_heard_ms + self.timeout_ms * 2 / 3
+    }
+
+    /// Whether all it asked for was answered.
+    pub fn is_idle(&self) -> bool {
+        self.waiting == 0
+    }
+
+    /// A new connection is there: the handshake goes out. Returns the connection's name for the checker.
+    pub fn connect(&mut self, checker: &mut Checker, now_ms: u64) -> Link {
+        assert!(self.link.is_none(), "one connection at a time");
+        if self.manners.stays_away && self.dice.chance(20) {
+            self.forget_session();
+        }
+        if self.manners.takes_over && self.dice.chance(30) {
+            self.take_over(checker);
+        }
+        self.lied = self.session != 0 && self.manners.lies && self.dice.chance(30);
+        let mut password = self.password;
+        password[3] ^= u8::from(self.lied);
+        let timeout_ms = *self.dice.pick(&[4000, 4000, 2500, 100, 60_000]);
         let request = ConnectRequest {
             protocol_version: 0,
             last_zxid_seen: self.last_zxid as i64,
-            timeout_ms: 4000,
+            timeout_ms,
             session: self.session,
-            password: &self.password,
-            read_only: Some(false),
+            password: &password,
+            read_only: *self.dice.pick(&[None, Some(false), Some(true)]),
         };
         request.encode(&mut self.outgoing);
+        let hello = Hello { session: self.session, password_right: !self.lied, timeout_ms, last_zxid_seen: self.last_zxid };
+        let link = checker.connecting(hello, self.outgoing.len());
+        self.link = Some(link);
+        (self.last_sent_ms, self.last_heard_ms) = (now_ms, now_ms);
+        link
+    }
+
+    fn take_over(&mut self, checker: &Checker) {
+        if let Some((session, password)) = checker.some_session(self.dice.roll())
+            && session != self.session
+        {
+            self.forget_session();
+            (self.session, self.password) = (session, password);
+        }
+    }
+
+    fn forget_session(&mut self) {
+        (self.session, self.password, self.last_zxid, self.reply_zxid) = (0, [0; 16], 0, 0);
+        self.beliefs = Beliefs::default();
+        self.credentials.clear();
     }
 
     /// The connection is gone, and with it what was under way.
-    pub fn disconnected(&mut self) {
-        self.connected = false;
-        self.attached = false;
+    pub fn disconnected(&mut self, checker: &mut Checker, now_ms: u64) {
+        if let Some(link) = self.link.take() {
+            checker.broken(link);
+        }
+        self.tally.unknown += self.waiting as u64;
+        if self.closing && self.waiting > 0 {
+            // Whether the session was closed is unknown; the next handshake will tell.
+            self.closing = false;
+        }
+        (self.attached, self.closing, self.waiting) = (false, false, 0);
         self.outgoing.clear();
         self.incoming.clear();
-        self.asked.clear();
-        self.watches.clear();
+        self.stash.clear();
+        let away_ms = if self.manners.stays_away && self.dice.chance(20) { self.timeout_ms * 2 } else { self.timeout_ms / 10 };
+        self.next_connect_ms = now_ms + self.dice.below(away_ms as usize + 1) as u64;
     }
 
     /// Sends one random request, if it may.
-    pub fn act(&mut self, dice: &mut Dice) {
-        if !self.attached || self.asked.len() > 20 || matches!(self.asked.back(), Some((_, Asked::Close))) {
+    pub fn act(&mut self, dice: &mut Dice, checker: &mut Checker, now_ms: u64) {
+        if !self.attached || self.closing || self.waiting >= WAITING_MAX || now_ms < self.silent_until_ms {
             return;
         }
-        let path = *dice.pick(&PATHS);
-        let watch = dice.chance(40);
-        let version = if dice.chance(70) { -1 } else { dice.below(3) as i32 };
-        let data = dice.roll().to_be_bytes();
-        let create = |path: &'static str, flags| Create { path: path.into(), data: Some(&data), acl: OPEN_ACL, flags };
-        match dice.below(100) {
-            0..25 => self.ask(&Request::GetData { path: path.into(), watch }, Asked::Get { path, watch }),
-            25..35 => self.ask(&Request::Exists { path: path.into(), watch }, Asked::Exists { path, watch }),
-            35..55 => {
-                let flags = if path == "/e" { 1 } else { 2 * i32::from(path == "/a/s-") };
-                self.ask(&Request::Create(create(path, flags)), Asked::Write);
-            }
-            55..75 => self.ask(&Request::SetData { path: path.into(), data: Some(&data), version }, Asked::Write),
-            75..85 => self.ask(&Request::Delete { path: path.into(), version }, Asked::Write),
-            85..90 => {
-                let ops = [Request::Create(create("/b", 0)), Request::SetData { path: "/a".into(), data: Some(&data), version }];
-                let raw = MultiOps::encode_ops(&ops);
-                self.ask(&Request::Multi(MultiOps::from_encoded(&raw).expect("our own encoding")), Asked::Write);
-            }
-            90..93 => self.ask(&Request::Sync { path: path.into() }, Asked::Other),
-            93..96 => self.ask(&Request::Ping, Asked::Other),
-            96..99 => self.ask(&Request::GetChildren2 { path: path.into(), watch: false }, Asked::Other),
-            _ => self.ask(&Request::CloseSession, Asked::Close),
+        if self.manners.falls_silent && dice.chance(1) {
+            self.silent_until_ms = now_ms + self.timeout_ms * 2;
+        }
+        if self.manners.stops_reading && dice.chance(2) {
+            self.deaf_until_ms = now_ms + dice.below(self.timeout_ms as usize) as u64;
+        }
+        let class = self.swarm.pick(dice);
+        match self.swarm.ask(class, dice, &self.recent) {
+            Some(ask) => self.ask(ask, None, checker, now_ms),
+            None => self.use_register(dice, checker, now_ms),
         }
     }
 
-    /// A ping, so that the session lives.
-    pub fn ping(&mut self) {
-        if self.attached {
-            self.ask(&Request::Ping, Asked::Other);
+    /// One operation on the register in use.
+    fn use_register(&mut self, dice: &mut Dice, checker: &mut Checker, now_ms: u64) {
+        let path = checker.registers.path();
+        self.values += 1;
+        let value = self.id << 32 | self.values;
+        let data = Some(value.to_be_bytes().to_vec());
+        match dice.below(10) {
+            0..2 => {
+                let token = checker.registers.call(Call::Create(value));
+                let acl = vec![crate::wire::record::Acl { perms: 31, scheme: "world".into(), id: "anyone".into() }];
+                let create = Ask::Create { op: crate::wire::request::opcode::CREATE, path, data, acl, flags: 0, ttl_ms: 0 };
+                self.ask(create, Some(token), checker, now_ms);
+            }
+            2..5 => {
+                let token = checker.registers.call(Call::Set(value));
+                self.ask(Ask::SetData { path, data, version: -1 }, Some(token), checker, now_ms);
+            }
+            5 => {
+                let token = checker.registers.call(Call::Delete);
+                self.ask(Ask::Delete { path, version: -1 }, Some(token), checker, now_ms);
+            }
+            _ => {
+                let token = checker.registers.call(Call::Read);
+                self.ask(Ask::Sync { path: path.clone() }, None, checker, now_ms);
+                self.ask(Ask::GetData { path, watch: false }, Some(token), checker, now_ms);
+            }
         }
     }
 
-    fn ask(&mut self, request: &Request<'_>, asked: Asked) {
-        let xid = if matches!(request, Request::Ping) { xids::PING } else { self.next_xid };
+    /// Time passed: a ping, so that the session lives, and the rest of a frame.
+    pub fn tick(&mut self, checker: &mut Checker, now_ms: u64) {
+        if !self.attached || now_ms < self.silent_until_ms {
+            return;
+        }
+        if self.dice.chance(50) {
+            self.outgoing.append(&mut self.stash);
+        }
+        if !self.closing && now_ms >= self.last_sent_ms + self.timeout_ms / 3 {
+            self.ask(Ask::Ping, None, checker, now_ms);
+        }
+    }
+
+    fn ask(&mut self, ask: Ask, token: Option<Token>, checker: &mut Checker, now_ms: u64) {
+        let xid = match ask {
+            Ask::Ping => xids::PING,
+            Ask::Auth { .. } => xids::AUTH,
+            Ask::SetWatches(_) => xids::SET_WATCHES,
+            _ => self.next_xid,
+        };
         self.next_xid += 1;
-        request.encode_frame(xid, &mut self.outgoing);
-        self.asked.push_back((xid, asked));
+        self.outgoing.append(&mut self.stash);
+        let start = self.outgoing.len();
+        ask.encode_frame(xid, &mut self.outgoing);
+        let len = self.outgoing.len() - start;
+        if self.manners.halves_frames && self.dice.chance(5) {
+            self.stash = self.outgoing.split_off(start + self.dice.below(len));
+        }
+        self.closing = matches!(ask, Ask::CloseSession);
+        if let Ask::Auth { credentials } = &ask {
+            if !self.credentials.contains(credentials) {
+                self.credentials.push(credentials.clone());
+            }
+        } else {
+            self.waiting += 1;
+        }
+        self.last_sent_ms = now_ms;
+        checker.sent(self.link.expect("it is attached"), xid, Rc::new(ask), len, token);
     }
 
     /// Bytes from the server.
-    pub fn receive(&mut self, bytes: &[u8], history: &History) {
+    pub fn receive(&mut self, bytes: &[u8], checker: &mut Checker, now_ms: u64) {
+        if self.link.is_none() {
+            return;
+        }
+        self.last_heard_ms = now_ms;
         self.incoming.extend_from_slice(bytes);
         let incoming = std::mem::take(&mut self.incoming);
         let mut rest = &incoming[..];
         while let Some((len, tail)) = rest.split_first_chunk::<4>() {
             let Some((frame, tail)) = tail.split_at_checked(u32::from_be_bytes(*len) as usize) else { break };
-            if self.attached {
-                self.frame(frame, history)
-            } else {
-                self.welcome(frame)
+            match self.attached {
+                true => self.frame(frame, checker),
+                false => self.welcome(frame, checker, now_ms),
             }
             rest = tail;
         }
         self.incoming = rest.to_vec();
     }
 
-    fn welcome(&mut self, frame: &[u8]) {
-        let response = ConnectResponse::decode(frame).expect("a ConnectResponse");
-        if response.session == 0 {
-            assert_ne!(self.session, 0, "a new session is never refused");
-            self.session = 0;
-            self.tally.expired += 1;
-            return;
-        }
-        assert!(self.session == 0 || self.session == response.session, "a resumed session keeps its id");
-        self.tally.sessions += u64::from(self.session == 0);
-        self.session = response.session;
-        self.password.copy_from_slice(response.password);
-        self.attached = true;
-    }
-
-    fn frame(&mut self, frame: &[u8], history: &History) {
-        let mut reader = Reader::new(frame);
-        let header = ReplyHeader::decode(&mut reader).expect("a header");
-        let zxid = header.zxid as u64;
-        assert!(zxid >= self.last_zxid, "zxid went back from 0x{:x} to 0x{zxid:x}", self.last_zxid);
-        self.last_zxid = zxid;
-        if header.xid == xids::NOTIFICATION {
-            return self.event(&mut reader);
-        }
-        let (xid, asked) = self.asked.pop_front().expect("every reply has a request");
-        assert_eq!(xid, header.xid, "replies come in the order of requests");
-        self.tally.replies += 1;
-        self.judge(&asked, &header, &mut reader, history);
-    }
-
-    fn event(&mut self, reader: &mut Reader<'_>) {
-        let (_kind, _state, path) = (reader.i32(), reader.i32(), reader.utf8().expect("a path"));
-        self.watches.remove(path).unwrap_or_else(|| panic!("an event for {path}, which nobody watches"));
-        self.tally.events += 1;
-    }
-
-    fn judge(&mut self, asked: &Asked, header: &ReplyHeader, reader: &mut Reader<'_>, history: &History) {
-        let zxid = header.zxid as u64;
-        match *asked {
-            Asked::Get { path, watch } => {
-                let expected = history.at(path, zxid);
-                assert_eq!(header.err == code::OK, expected.is_some(), "get {path} at 0x{zxid:x}: {header:?}");
-                if let Some(value) = expected {
-                    assert_eq!(reader.buffer(), Ok(Some(&value.data[..])), "get {path} at 0x{zxid:x}");
-                    let stat = Stat::decode(reader).expect("a Stat");
-                    assert_eq!(stat.version, value.version, "version of {path} at 0x{zxid:x}");
+    fn welcome(&mut self, frame: &[u8], checker: &mut Checker, now_ms: u64) {
+        match checker.welcome(self.link.expect("it receives"), frame) {
+            // The lie was noticed; the session is still there for the right password.
+            Welcome::Expired if self.lied => {}
+            Welcome::Expired => {
+                self.forget_session();
+                self.tally.expired += 1;
+            }
+            Welcome::Open { session, timeout_ms, password } => {
+                match self.session == session {
+                    true => self.tally.resumed += 1,
+                    false => self.tally.sessions += 1,
                 }
-                self.read(path, zxid, watch && header.err == code::OK, history);
+                (self.session, self.password, self.timeout_ms) = (session, password, timeout_ms as u64);
+                self.attached = true;
+                for credentials in std::mem::take(&mut self.credentials) {
+                    self.ask(Ask::Auth { credentials }, None, checker, now_ms);
+                }
+                self.watch_again(checker, now_ms);
             }
-            Asked::Exists { path, watch } => {
-                assert_eq!(header.err == code::OK, history.at(path, zxid).is_some(), "exists {path} at 0x{zxid:x}: {header:?}");
-                self.read(path, zxid, watch, history);
-            }
-            Asked::Write => {
-                self.acknowledged = self.acknowledged.max(zxid);
-                self.tally.writes_acknowledged += 1;
-            }
-            Asked::Close => {
-                self.session = 0;
-                self.acknowledged = self.acknowledged.max(zxid);
-            }
-            Asked::Other => {}
         }
     }
 
-    /// A read was answered: whatever it showed of a watched path must have been announced before.
-    fn read(&mut self, path: &'static str, zxid: u64, watch: bool, history: &History) {
-        self.tally.reads_checked += 1;
-        if let Some(&armed) = self.watches.get(path) {
-            assert!(!history.changed(path, armed, zxid), "{path} changed between 0x{armed:x} and 0x{zxid:x} without an event");
+    fn watch_again(&mut self, checker: &mut Checker, now_ms: u64) {
+        let list = |set: &BTreeSet<String>| set.iter().cloned().collect();
+        let lists = WatchLists {
+            relative_zxid: self.reply_zxid,
+            data: list(&self.beliefs.data),
+            exist: list(&self.beliefs.exist),
+            child: list(&self.beliefs.child),
+            persistent: list(&self.beliefs.persistent),
+            recursive: list(&self.beliefs.recursive),
+        };
+        if lists != (WatchLists { relative_zxid: self.reply_zxid, ..WatchLists::default() }) {
+            self.ask(Ask::SetWatches(lists), None, checker, now_ms);
         }
-        if watch {
-            self.watches.insert(path, zxid);
+    }
+
+    fn frame(&mut self, frame: &[u8], checker: &mut Checker) {
+        match checker.frame(self.link.expect("it receives"), frame) {
+            Heard::Authenticated => {}
+            Heard::Event { kind, path, zxid } => {
+                self.tally.events += 1;
+                self.last_zxid = self.last_zxid.max(zxid.unwrap_or(0));
+                self.beliefs.told(kind, &path);
+            }
+            Heard::Reply { ask, zxid, err, record } => {
+                self.waiting -= 1;
+                self.tally.replies += 1;
+                (self.last_zxid, self.reply_zxid) = (zxid, zxid);
+                match ask.is_write() {
+                    true => self.tally.writes_acknowledged += 1,
+                    false => self.tally.reads_checked += 1,
+                }
+                self.learn(&ask, err, &record);
+            }
+        }
+    }
+
+    fn learn(&mut self, ask: &Ask, err: i32, record: &[u8]) {
+        self.beliefs.learn(ask, err);
+        match ask {
+            Ask::CloseSession if err == code::OK => self.forget_session(),
+            // Registers are left alone by everything else.
+            Ask::Create { path, .. } if err == code::OK && !path.starts_with("/register-") => {
+                if self.recent.len() >= RECENT_MAX {
+                    self.recent.remove(0);
+                }
+                let path = Reader::new(record).required().map(|path| path.into_owned());
+                self.recent.push(path.expect("the checker has compared it"));
+            }
+            _ => {}
         }
     }
 }
 
-impl Default for Client {
-    fn default() -> Client {
-        Client::new()
+impl Beliefs {
+    /// A reply: what it left watched.
+    fn learn(&mut self, ask: &Ask, err: i32) {
+        let ok = err == code::OK;
+        match ask {
+            Ask::GetData { path, watch: true } if ok => drop(self.data.insert(path.clone())),
+            Ask::Exists { path, watch: true } if ok => drop(self.data.insert(path.clone())),
+            Ask::Exists { path, watch: true } if err == code::NO_NODE => drop(self.exist.insert(path.clone())),
+            Ask::GetChildren { path, watch: true } | Ask::GetChildren2 { path, watch: true } if ok => {
+                self.child.insert(path.clone());
+            }
+            Ask::AddWatch { path, mode } if ok => match mode {
+                0 => drop(self.persistent.insert(path.clone())),
+                _ => drop(self.recursive.insert(path.clone())),
+            },
+            Ask::RemoveWatches { path, kind } if ok => {
+                if matches!(kind, 2 | 3) {
+                    self.data.remove(path);
+                    self.exist.remove(path);
+                }
+                for (named, set) in [(1, &mut self.child), (4, &mut self.persistent), (5, &mut self.recursive)] {
+                    if *kind == named || *kind == 3 {
+                        set.remove(path);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// An event: what it used up.
+    fn told(&mut self, kind: i32, path: &str) {
+        if kind != event::NODE_CHILDREN_CHANGED {
+            self.data.remove(path);
+            self.exist.remove(path);
+        }
+        if matches!(kind, event::NODE_CHILDREN_CHANGED | event::NODE_DELETED) {
+            self.child.remove(path);
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! prepared). What reaches beyond the process comes out as [`Out`]. Refuses to touch the disk but for starting.
 
 use super::disk::SimDisk;
+use super::model::access::{self, SUPER};
 use crate::log::recovery::Recovered;
 use crate::log::snapshot::SnapshotPointer;
 use crate::log::{Effect, Frame, Job, Journal, LogConfig, OpId, Promise};
@@ -443,15 +444,20 @@ fn load_snapshot(disk: &SimDisk, pointer: &SnapshotPointer, cluster: u128) -> St
     loader.finish().expect("a snapshot is whole")
 }
 
+fn auth_config() -> AuthConfig {
+    AuthConfig { digest_enabled: true, super_digest: Some(access::digest_id(SUPER)), ..AuthConfig::default() }
+}
+
 fn replica_config(settings: &Settings, shard: u16, boot: u32) -> ReplicaConfig {
-    ReplicaConfig { server: settings.server, shard, boot, alone: settings.ensemble.is_alone(), ..ReplicaConfig::default() }
+    let alone = settings.ensemble.is_alone();
+    ReplicaConfig { server: settings.server, shard, boot, alone, auth: auth_config(), ..ReplicaConfig::default() }
 }
 
 fn node_config(settings: &Settings, boot: u32) -> NodeConfig {
     NodeConfig {
         boot,
         counter_max: settings.counter_max,
-        prepare: PrepareConfig { auth: AuthConfig::default(), extended_types_enabled: true, ..PrepareConfig::default() },
+        prepare: PrepareConfig { auth: auth_config(), extended_types_enabled: true, ..PrepareConfig::default() },
         zab: ZabConfig { seed: settings.seed ^ u64::from(boot), ..ZabConfig::new(settings.server, settings.ensemble.clone()) },
         ..NodeConfig::alone(settings.server, settings.shards)
     }

@@ -3,10 +3,10 @@
 //! order in which it was decided. After the faults everything heals, has to settle, and all States have to be equal.
 //! Refuses to decide what is right: clients, history, digests and the observer do.
 
+use super::checker::{Checker, Judged, Settings as CheckerSettings};
 use super::client::{Client, Tally};
 use super::disk::SimDisk;
 use super::ghost::Ghost;
-use super::history::History;
 use super::net::Net;
 use super::plan::Plan;
 use super::process::{Out, Process, Settings};
@@ -33,11 +33,14 @@ const SEGMENT_BYTES: u64 = 128 << 10;
 const WALL_MS: i64 = 1_700_000_000_000;
 /// How long a healed ensemble may take to settle.
 const SETTLE_MS: u64 = 20_000;
+/// How long it is watched afterwards: longer than the shortest session timeouts.
+const QUIET_MS: u64 = 3_000;
 
 /// What a run did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     pub tally: Tally,
+    pub judged: Judged,
     pub events: u64,
     pub simulated_ms: u64,
     pub batches: u64,
@@ -124,6 +127,8 @@ struct Machine {
     fail_next_write: bool,
     job_running: bool,
     next_incarnation: u64,
+    /// The name of its process in origins.
+    run: u32,
     formats: u64,
 }
 
@@ -141,7 +146,9 @@ pub struct World {
     background: BTreeMap<u64, effects::Background>,
     next_background: u64,
     ghost: Ghost,
-    history: History,
+    checker: Checker,
+    /// Everything is in order: sessions must live, and nobody else may lead.
+    quiet: bool,
     digests: BTreeMap<u64, u128>,
     faults_over: bool,
     report: Report,
@@ -167,10 +174,11 @@ impl World {
             ghost: Ghost::new(ensemble.clone()),
             ensemble,
             net: Net::default(),
-            clients: (0..plan.clients).map(|_| clients::Slot::default()).collect(),
+            clients: Vec::new(),
             background: BTreeMap::new(),
             next_background: 0,
-            history: History::default(),
+            checker: Checker::new(CheckerSettings::default()),
+            quiet: false,
             digests: BTreeMap::new(),
             faults_over: false,
             report: Report::default(),
@@ -187,6 +195,7 @@ impl World {
                 fail_next_write: false,
                 job_running: false,
                 next_incarnation: 1,
+                run: 0,
                 formats: 0,
             };
             world.machines.insert(server, machine);
@@ -195,6 +204,7 @@ impl World {
             world.at(delay_us, Event::Restart { server });
         }
         for client in 0..world.plan.clients {
+            world.clients.push(clients::Slot::new(client as u64, &mut world.dice));
             world.at(1000, Event::ClientTurn { client });
         }
         for (index, (at_ms, _)) in world.plan.faults.clone().iter().enumerate() {
@@ -253,6 +263,7 @@ impl World {
     fn settle(&mut self) {
         self.faults_over = true;
         self.heal();
+        self.clients.iter_mut().for_each(|slot| slot.client.behave());
         let end_us = self.now_us + SETTLE_MS * 1000;
         let mut next_look_us = self.now_us + 100_000;
         while let Some(Reverse((at_us, _, event))) = self.queue.pop_if_before(end_us) {
@@ -262,11 +273,26 @@ impl World {
             if self.now_us >= next_look_us {
                 next_look_us = self.now_us + 100_000;
                 if self.is_settled() {
-                    return;
+                    return self.stay_quiet();
                 }
             }
         }
         panic!("L1: nothing settles within {SETTLE_MS} ms of the last fault: {}", self.describe());
+    }
+
+    /// With nothing wrong nothing changes: the same leader (L2), and every session that is heard from lives (G3).
+    fn stay_quiet(&mut self) {
+        self.quiet = true;
+        let epoch = self.ghost.last_committed() >> 32;
+        let end_us = self.now_us + QUIET_MS * 1000;
+        while let Some(Reverse((at_us, _, event))) = self.queue.pop_if_before(end_us) {
+            self.now_us = at_us;
+            self.report.events += 1;
+            self.handle(event);
+            let renews = self.plan.counter_max < 1000;
+            assert!(renews || self.ghost.last_committed() >> 32 == epoch, "L2: another epoch begins though nothing is wrong");
+        }
+        self.judge_clients();
     }
 
     fn is_settled(&self) -> bool {
@@ -298,6 +324,8 @@ impl World {
         for slot in &self.clients {
             self.report.tally.add(&slot.client.tally);
         }
+        self.checker.registers.finish();
+        self.report.judged = self.checker.judged();
         self.report.simulated_ms = self.now_ms();
         self.report.batches = self.ghost.batches_committed() as u64;
         self.report.epochs = self.ghost.last_committed() >> 32;

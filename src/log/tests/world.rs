@@ -90,6 +90,11 @@ pub fn batch_of(after: Position, first_zxid: u64, sizes: &[usize]) -> Batch {
 
 /// A batch that says that everything up to `committed` was committed when it was made.
 pub fn batch_with(after: Position, first_zxid: u64, sizes: &[usize], committed: u64) -> Batch {
+    batch_in(CLUSTER, after, first_zxid, sizes, committed)
+}
+
+/// A batch of some ensemble.
+pub fn batch_in(cluster: u128, after: Position, first_zxid: u64, sizes: &[usize], committed: u64) -> Batch {
     let mut builder = BatchBuilder::default();
     for (zxid, size) in (first_zxid..).zip(sizes) {
         let data = vec![zxid as u8; *size];
@@ -97,7 +102,7 @@ pub fn batch_with(after: Position, first_zxid: u64, sizes: &[usize], committed: 
         let txn = Txn { zxid, time_ms: 5, session: 1, origin: Origin::default(), op: Op::Change(change) };
         builder.push(&txn).unwrap();
     }
-    builder.close(CLUSTER, committed, after.chain, AlignedBuf::with_capacity(BLOCK_BYTES))
+    builder.close(cluster, committed, after.chain, AlignedBuf::with_capacity(BLOCK_BYTES))
 }
 
 /// Opens the directory, formatting it first if need be, as a start of the server does.

@@ -3,7 +3,7 @@
 
 use super::super::bounds::SQUEEZED_BYTES;
 use super::super::conn::{Conn, Phase};
-use super::super::message::ConnId;
+use super::super::message::{ConnId, Up};
 use super::notices::Limit;
 use super::{Action, Census, Replica};
 use std::net::SocketAddr;
@@ -54,8 +54,12 @@ impl Replica {
         self.figures.connections -= 1;
     }
 
-    /// A connection is of no use any more: its watches and its claim on the session go at once.
+    /// A connection is of no use any more: its watches and its claim on the session go at once. That the session was heard
+    /// of is still told.
     fn forget(&mut self, conn: &Conn) {
+        if conn.touched {
+            Up::Touch { session: conn.session }.encode(&mut self.submits);
+        }
         if self.sessions.get(&conn.session) == Some(&conn.id) {
             self.sessions.remove(&conn.session);
         }

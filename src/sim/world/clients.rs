@@ -1,10 +1,10 @@
 //! Clients and the connections they have: to any server, to any of its shards.
-//! Refuses to judge: the client checks what it gets.
+//! Refuses to judge: the checker does.
 
 use super::*;
+use crate::sim::checker::ConnKey;
 
 /// A client and its connection.
-#[derive(Default)]
 pub(super) struct Slot {
     pub client: Client,
     link: Option<Link>,
@@ -23,6 +23,10 @@ struct Link {
 }
 
 impl Slot {
+    pub fn new(id: u64, dice: &mut Dice) -> Slot {
+        Slot { client: Client::new(id, dice), link: None, generation: 0 }
+    }
+
     /// Connected, and nothing asked that is not answered.
     pub fn is_idle(&self) -> bool {
         self.link.is_some() && self.client.is_idle()
@@ -33,18 +37,24 @@ impl World {
     pub(super) fn client_turn(&mut self, client: usize) {
         let next_us = if self.faults_over { 40_000 } else { 1000 } + self.dice.below(8000) as u64;
         self.after(next_us, Event::ClientTurn { client });
-        if self.clients[client].link.is_none() {
-            return self.dial(client);
-        }
+        let now_ms = self.now_ms();
         let slot = &mut self.clients[client];
-        if self.faults_over || self.dice.chance(5) {
-            slot.client.ping();
-        } else {
+        if slot.client.gives_up(now_ms) {
+            return self.cut_client(client);
+        }
+        if slot.link.is_none() {
+            return if slot.client.wants_connection(now_ms) { self.dial(client) } else { () };
+        }
+        slot.client.tick(&mut self.checker, now_ms);
+        if !self.faults_over {
             for _ in 0..1 + self.dice.below(3) {
-                slot.client.act(&mut self.dice);
+                slot.client.act(&mut self.dice, &mut self.checker, now_ms);
             }
         }
         self.push(client);
+        // What waited while it did not read.
+        let generation = self.clients[client].generation;
+        self.to_client(client, generation);
     }
 
     fn dial(&mut self, client: usize) {
@@ -52,10 +62,12 @@ impl World {
         let shard = self.dice.below(self.plan.shards);
         let mut entropy = [0; 16];
         entropy[..8].copy_from_slice(&self.dice.roll().to_be_bytes());
+        let now_ms = self.now_ms();
         let machine = self.machines.get_mut(&server).expect("a machine");
         if machine.paused_until_us > self.now_us {
             return;
         }
+        let run = machine.run;
         let Some(process) = &mut machine.process else { return };
         let peer = "127.0.0.1:1000".parse().expect("an address");
         let Some(conn) = process.shards[shard].replica.accept(peer, Census::default(), entropy) else { return };
@@ -71,7 +83,8 @@ impl World {
             to_server: Vec::new(),
             closing: false,
         });
-        slot.client.connect();
+        let name = slot.client.connect(&mut self.checker, now_ms);
+        self.checker.accepted(name, ConnKey { server, boot: run, shard: shard as u16, conn: conn.0 });
         self.push(client);
     }
 
@@ -89,17 +102,25 @@ impl World {
 
     pub(super) fn to_server(&mut self, client: usize, generation: u64) {
         let cut = self.dice.chance(5);
-        let Some(link) = self.clients[client].link.as_mut().filter(|l| l.generation == generation) else { return };
+        let (now_ms, quiet) = (self.now_ms(), self.quiet);
+        let slot = &mut self.clients[client];
+        let Some(link) = slot.link.as_mut().filter(|l| l.generation == generation) else { return };
         let len = if cut { self.dice.below(link.to_server.len() + 1) } else { link.to_server.len() };
         let bytes: Vec<u8> = link.to_server.drain(..len).collect();
         let (server, incarnation, shard, conn) = (link.server, link.incarnation, link.shard, link.conn);
-        if !link.to_server.is_empty() {
+        let more = !link.to_server.is_empty();
+        let name = slot.client.link().expect("it is connected");
+        if more {
             self.after(100, Event::ToServer { client, generation });
         }
         let machine = self.machines.get_mut(&server).expect("a machine");
         let Some(mut process) = machine.process.take_if(|p| p.incarnation == incarnation) else { return };
-        process.shards[shard].inbox.push_back((conn, bytes));
-        self.wake_shard(&mut process, server, shard, 5);
+        if !bytes.is_empty() {
+            // While something is wrong nobody can say whose word reaches a leader.
+            self.checker.delivered(name, bytes.len(), now_ms, quiet);
+            process.shards[shard].inbox.push_back((conn, bytes));
+            self.wake_shard(&mut process, server, shard, 5);
+        }
         self.machines.get_mut(&server).expect("a machine").process = Some(process);
     }
 
@@ -116,16 +137,15 @@ impl World {
     }
 
     pub(super) fn to_client(&mut self, client: usize, generation: u64) {
-        let committed = self.ghost.last_committed();
+        let now_ms = self.now_ms();
         let slot = &mut self.clients[client];
-        let Some(link) = slot.link.as_mut().filter(|l| l.generation == generation) else { return };
+        let Some(link) = slot.link.as_mut().filter(|l| l.generation == generation && slot.client.reads(now_ms)) else { return };
         let bytes = std::mem::take(&mut link.to_client);
         let closing = link.closing;
         for byte in &bytes {
             self.report.trace = self.report.trace.rotate_left(5).wrapping_mul(0x100_0000_01b3) ^ u64::from(*byte);
         }
-        slot.client.receive(&bytes, &self.history);
-        assert!(slot.client.last_zxid() <= committed, "B6: a client saw 0x{:x}, committed is 0x{committed:x}", slot.client.last_zxid());
+        slot.client.receive(&bytes, &mut self.checker, now_ms);
         if closing {
             self.hang_up(client);
         }
@@ -133,9 +153,10 @@ impl World {
 
     /// The connection is gone for the client.
     fn hang_up(&mut self, client: usize) {
+        let now_ms = self.now_ms();
         let slot = &mut self.clients[client];
         if slot.link.take().is_some() {
-            slot.client.disconnected();
+            slot.client.disconnected(&mut self.checker, now_ms);
         }
     }
 
@@ -155,6 +176,21 @@ impl World {
         for client in 0..self.clients.len() {
             if self.clients[client].link.as_ref().is_some_and(|l| l.server == server) {
                 self.hang_up(client);
+            }
+        }
+    }
+
+    /// At the end: every client that has received everything must have been told of all that its watches saw (W3).
+    pub(super) fn judge_clients(&mut self) {
+        for client in 0..self.clients.len() {
+            let slot = &self.clients[client];
+            let Some(link) = slot.link.as_ref().filter(|l| l.to_client.is_empty() && slot.client.is_idle()) else { continue };
+            let Some(process) = self.machines[&link.server].process.as_ref().filter(|p| p.incarnation == link.incarnation) else {
+                continue;
+            };
+            let (name, applied) = (slot.client.link(), process.shards[link.shard].replica.applied());
+            if let Some(name) = name {
+                self.checker.caught_up(name, applied);
             }
         }
     }

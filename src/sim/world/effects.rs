@@ -28,7 +28,7 @@ impl World {
                 Out::Took(batch) => self.ghost.took(server, &batch),
                 Out::Published(batch) => {
                     if self.ghost.published(server, &batch) {
-                        self.history.observe(&batch);
+                        self.checker.observe(&batch, self.now_ms());
                     }
                 }
                 Out::Promised(promise) => self.ghost.promised(server, promise.epoch),

@@ -121,6 +121,7 @@ impl World {
         let machine = self.machine(server);
         let found = recovery::open(&machine.disk).unwrap_or_else(|error| panic!("B2: server {server} does not start: {error}"));
         let incarnation = machine.next_incarnation;
+        machine.run = found.run();
         machine.next_incarnation += 1;
         let mut process = Process::start(&settings, &machine.disk, &found, incarnation, now_ms);
         let committed = found.committed;
