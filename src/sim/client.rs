@@ -88,6 +88,8 @@ pub struct Client {
     manners: Manners,
     session: i64,
     password: [u8; 16],
+    /// The session is another client's.
+    borrowed: bool,
     timeout_ms: u64,
     /// Of every frame, for the next handshake.
     last_zxid: u64,
@@ -126,6 +128,7 @@ impl Client {
             manners: Manners::roll(&mut dice),
             dice,
             session: 0,
+            borrowed: false,
             password: [0; 16],
             timeout_ms: 4000,
             last_zxid: 0,
@@ -180,6 +183,16 @@ impl Client {
         self.link.is_some() && self.reads(now_ms) && now_ms > self.last_heard_ms + self.timeout_ms * 2 / 3
     }
 
+    /// Where it stands, for a report.
+    pub fn describe(&self) -> String {
+        let Client { session, attached, closing, waiting, stash, outgoing, .. } = self;
+        let (stash, outgoing) = (stash.len(), outgoing.len());
+        let (last_zxid, timeout_ms) = (self.last_zxid, self.timeout_ms);
+        format!(
+            "timeout {timeout_ms} seen 0x{last_zxid:x} session 0x{session:x} attached {attached} closing {closing} waiting {waiting} stash {stash} outgoing {outgoing}"
+        )
+    }
+
     /// Whether all it asked for was answered.
     pub fn is_idle(&self) -> bool {
         self.waiting == 0
@@ -189,6 +202,10 @@ impl Client {
     pub fn connect(&mut self, checker: &mut Checker, now_ms: u64) -> Link {
         assert!(self.link.is_none(), "one connection at a time");
         if self.manners.stays_away && self.dice.chance(20) {
+            self.forget_session();
+        }
+        if self.borrowed && !self.manners.takes_over {
+            // Two that behave do not fight over a session for ever.
             self.forget_session();
         }
         if self.manners.takes_over && self.dice.chance(30) {
@@ -219,12 +236,13 @@ impl Client {
             && session != self.session
         {
             self.forget_session();
-            (self.session, self.password) = (session, password);
+            (self.session, self.password, self.borrowed) = (session, password, true);
         }
     }
 
     fn forget_session(&mut self) {
         (self.session, self.password, self.last_zxid, self.reply_zxid) = (0, [0; 16], 0, 0);
+        self.borrowed = false;
         self.beliefs = Beliefs::default();
         self.credentials.clear();
     }

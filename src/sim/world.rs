@@ -316,8 +316,8 @@ impl World {
             }
         };
         let servers: Vec<String> = self.machines.iter().map(server).collect();
-        let busy = self.clients.iter().filter(|c| !c.is_idle()).count();
-        format!("{}; committed 0x{:x}; {busy} clients wait", servers.join("; "), self.ghost.last_committed())
+        let waiting: Vec<String> = self.clients.iter().filter(|c| !c.is_idle()).map(clients::Slot::describe).collect();
+        format!("{}; committed 0x{:x}; clients wait: {waiting:?}", servers.join("; "), self.ghost.last_committed())
     }
 
     fn report(mut self) -> Report {

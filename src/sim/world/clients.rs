@@ -27,6 +27,12 @@ impl Slot {
         Slot { client: Client::new(id, dice), link: None, generation: 0 }
     }
 
+    /// Where it stands, for a report.
+    pub fn describe(&self) -> String {
+        let at = self.link.as_ref().map(|l| (l.server, l.shard, l.closing, l.to_server.len(), l.to_client.len()));
+        format!("{} at {at:?}", self.client.describe())
+    }
+
     /// Connected, and nothing asked that is not answered.
     pub fn is_idle(&self) -> bool {
         self.link.is_some() && self.client.is_idle()
