@@ -3,15 +3,19 @@
 //! must notice nothing: its pings, writes, reads and watches work as if it were alone.
 #![no_main]
 
+use falconer::wire::extension::{Extension, Filter, Page};
 use falconer::wire::jute::Reader;
 use falconer::wire::request::{AclList, Create, MultiOps, OPEN_ACL, Request};
 use falconer::wire::response::{ReplyHeader, code};
 use falconer_fuzz::input::Input;
 use falconer_fuzz::server::{Client, SHARDS, Server};
 use libfuzzer_sys::fuzz_target;
+use std::borrow::Cow;
 
-const OPCODES: &[i32] =
-    &[1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 18, 19, 21, 22, 100, 101, 103, 104, 105, 106, 107, -11, -10, -12, 0, 20];
+const OPCODES: &[i32] = &[
+    500, 501, 502, 503, 504, 505, 506, 2000, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 18, 19, 21, 22, 100, 101, 103, 104,
+    105, 106, 107, -11, -10, -12, 0, 20,
+];
 const PATHS: &[&str] = &["/", "/a", "/a/b", "/c", "/c/s-", "/quiet", "/quiet/n", "/zookeeper/config", "/a/", "bad", ""];
 /// Steps of one script, at most.
 const STEPS_MAX: usize = 400;
@@ -79,7 +83,7 @@ impl Bystander {
 
 /// A request that parses, made of few paths so that scripts meet themselves.
 fn plausible(input: &mut Input<'_>, frame: &mut Vec<u8>) {
-    let path: std::borrow::Cow<'_, str> = input.pick(PATHS).into();
+    let path: Cow<'_, str> = input.pick(PATHS).into();
     let (flag, number) = (input.u8(), i32::from(input.u8() as i8));
     let len = usize::from(input.u8());
     let data = (flag & 2 != 0).then(|| input.bytes(len));
@@ -107,9 +111,24 @@ fn plausible(input: &mut Input<'_>, frame: &mut Vec<u8>) {
         25 => Request::GetAcl { path },
         26 => Request::GetChildren { path, watch },
         27 => Request::Ping,
+        28 => Request::Extension(extension(input.u8(), path, create, number, watch)),
         _ => return multi(input, frame),
     };
     request.encode_frame(i32::from(input.u8()), frame);
+}
+
+/// One of the requests that ZooKeeper does not know.
+fn extension<'a>(which: u8, path: Cow<'a, str>, create: Create<'a>, number: i32, watch: bool) -> Extension<'a> {
+    let (version, filter) = (number.clamp(-1, 2), [Filter::All, Filter::Persistent, Filter::Ephemeral][number.rem_euclid(3) as usize]);
+    match which % 8 {
+        0 | 1 => Extension::RemoveRecursive { path, nodes_max: number.rem_euclid(8) as u32 },
+        2 => Extension::CreateIfNotExists(create),
+        3 => Extension::TryRemove { path, version },
+        4 => Extension::FilteredList { path, watch, filter },
+        5 => Extension::ListWithStatsAndData { path, watch, filter, stats: number & 1 != 0, data: number & 2 != 0 },
+        6 => Extension::CheckNotExists { path, version },
+        _ => Extension::ChildrenPage(Page { path, after: "a".into(), names_max: number, bytes_max: 0, watch }),
+    }
 }
 
 /// A multi of writes on the same few paths.
@@ -119,10 +138,13 @@ fn multi(input: &mut Input<'_>, frame: &mut Vec<u8>) {
     let paths: Vec<&str> = (0..count).map(|_| input.pick(PATHS)).collect();
     for path in &paths {
         let version = i32::from(input.u8() as i8).clamp(-1, 2);
-        ops.push(match input.u8() % 5 {
+        ops.push(match input.u8() % 8 {
             0 | 1 => Request::Create(Create { path: (*path).into(), data: None, acl: OPEN_ACL, flags: version.rem_euclid(4) }),
             2 => Request::Delete { path: (*path).into(), version },
             3 => Request::SetData { path: (*path).into(), data: Some(b"m"), version },
+            4 => Request::Extension(Extension::RemoveRecursive { path: (*path).into(), nodes_max: 9 }),
+            5 => Request::Extension(Extension::CheckNotExists { path: (*path).into(), version }),
+            6 => Request::Extension(Extension::TryRemove { path: (*path).into(), version }),
             _ => Request::Check { path: (*path).into(), version },
         });
     }

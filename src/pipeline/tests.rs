@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 mod agreement;
 mod bounds;
+mod extension;
 mod session_traps;
 mod traps;
 

@@ -20,6 +20,7 @@ use super::reads::{self, After, Reads};
 use crate::limits::{HANDSHAKE_TIMEOUT_MS, SUBMITS_BYTES_MAX};
 use crate::tree::State;
 use crate::watch::Watches;
+use crate::wire::extension;
 use crate::wire::jute;
 use crate::wire::record::ConnectRequest;
 use crate::wire::request::{DecodeError, Request, opcode};
@@ -334,6 +335,7 @@ impl Replica {
             | opcode::RECONFIG
             | opcode::SYNC
             | opcode::CLOSE_SESSION => self.write(conn, xid, op, body, frame),
+            _ if extension::opcode::is_write(op) => self.write(conn, xid, op, body, frame),
             _ => self.local(conn, frame),
         }
     }
