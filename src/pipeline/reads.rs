@@ -82,7 +82,10 @@ impl Reads<'_> {
     /// The bound that the request's watches might go beyond: those that are there already count again.
     fn too_many_watches(&self, request: &Request<'_>) -> Option<usize> {
         let wanted = registers(request);
-        let beyond = |have: usize, most: usize| (wanted > 0 && have + wanted > most).then_some(most);
+        if wanted == 0 {
+            return None;
+        }
+        let beyond = |have: usize, most: usize| (have + wanted > most).then_some(most);
         let (all, own) = (self.watches.watch_count(), self.watches.watched_by(self.conn));
         beyond(own, self.bounds.watches_per_connection_max).or_else(|| beyond(all, self.bounds.watches_max))
     }

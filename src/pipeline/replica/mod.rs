@@ -412,7 +412,7 @@ impl Replica {
                 .or((scheme == "ip").then_some(&[]))
                 .and_then(|credentials| auth::authenticate(&self.config.auth, &scheme, credentials, conn.peer.ip().to_canonical())),
             Ok(_) | Err(_) => {
-                tracing::warn!("{}: an auth packet that does not parse, closed", conn.peer);
+                self.notice(Limit::Identities, conn.peer, || "an auth packet that does not parse, closed".into());
                 return self.close(conn);
             }
         };
