@@ -531,8 +531,11 @@ impl<'a> MultiOps<'a> {
         if done {
             return Ok(None);
         }
-        if kind == opcode::CHECK {
-            return Ok(Some(Request::Check { path: r.required()?, version: r.i32()? }));
+        match kind {
+            opcode::CHECK => return Ok(Some(Request::Check { path: r.required()?, version: r.i32()? })),
+            // Alone, a null path is a bad one; in here it spoils the whole request.
+            opcode::SET_DATA => return Ok(Some(Request::SetData { path: r.required()?, data: r.buffer()?, version: r.i32()? })),
+            _ => {}
         }
         Request::decode_op(kind, r)?.ok_or(Malformed).map(Some)
     }

@@ -7,8 +7,8 @@ Agreed differences, which no step asks for:
 - sasl (102): ZooKeeper answers even where no mechanism is configured, Falconer has no such opcode;
 - deleteContainer (20) and createSession (-10) from clients: ZooKeeper obeys, which is a hole;
 - createTTL outside a multi with flags of no TTL and a negative time: ZooKeeper checks it, then fails to apply it;
-- null where a path belongs, or inside the ACL of a multi: Falconer cannot read such a request, ZooKeeper answers by where
-  it trips over the null, and watches nothing at all with addWatch;
+- null where a path belongs, in the lists of setWatches, or inside the ACL of a multi: Falconer cannot read such a request,
+  ZooKeeper answers by where it trips over the null: after half the work, or after watching nothing at all with addWatch;
 - IPv6 in the scheme `ip`: ZooKeeper 3.9.3 refuses it, its next version and Falconer do not;
 - several creates in one multi that only together go beyond a hard quota: ZooKeeper does not notice, Falconer refuses;
 - opcodes from 500 on, and exists inside a multiRead: extensions.
