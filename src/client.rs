@@ -245,6 +245,12 @@ impl<'a> Reply<'a> {
         Ok((names(&mut reader)?, Stat::decode(&mut reader)?))
     }
 
+    /// The reply to a page of children: names in order, whether there are more, and the Stat of the node.
+    pub fn children_page(&self) -> Result<(Vec<Cow<'a, str>>, bool, Stat), Malformed> {
+        let mut reader = Reader::new(self.body);
+        Ok((names(&mut reader)?, reader.bool()?, Stat::decode(&mut reader)?))
+    }
+
     /// Whether the request succeeded.
     pub fn is_ok(&self) -> bool {
         self.err == code::OK

@@ -47,6 +47,12 @@ pub const ACL_ENTRIES_MAX: usize = 1000;
 pub const ACL_BYTES_MAX: usize = 1 << 20;
 /// Operations in one multi, at most.
 pub const MULTI_OPS_MAX: usize = 100_000;
+/// Nodes that a recursive removal takes, at most; all removals of a multi together.
+pub const REMOVE_NODES_MAX: usize = 100_000;
+/// What one reply gathers from several nodes, at most: Stats and data of a list, results of a multiRead.
+pub const GATHERED_BYTES_MAX: usize = 64 << 20;
+/// Names in one page of children, encoded, at most: below the reply bound of every client by default.
+pub const PAGE_BYTES_MAX: usize = 512 << 10;
 /// Shards (client cores) of one server, at most.
 pub const SHARDS_MAX: usize = 256;
 /// Batches that are durable but not yet applied by the slowest shard, at most (slots of the commit ring).

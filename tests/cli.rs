@@ -90,6 +90,25 @@ fn the_first_minute() {
 }
 
 #[test]
+fn a_directory_is_listed_by_page() {
+    let dir = process::data_dir();
+    let running = process::Server::start(dir.path(), process::free_port());
+    let server = Server { address: running.address.clone(), _running: Some((running, dir)) };
+    server.prints("create /d", "/d\n");
+    server.prints("ls --page 2 /d", "");
+    for name in ["c", "a", "e", "b", "d"] {
+        server.prints(&format!("create /d/{name}"), &format!("/d/{name}\n"));
+    }
+    for names in 1..=6 {
+        server.prints(&format!("ls --page {names} /d"), "a\nb\nc\nd\ne\n");
+    }
+    server.prints("ls --page 1 /d/a /d", "/d/a:\n/d:\na\nb\nc\nd\ne\n");
+    assert!(server.run("ls --page 2 -s /d").1.ends_with("numChildren = 5\n"));
+    server.fails("ls --page 2 /none", "Node does not exist: /none");
+    assert_eq!(server.run("ls --page 0 /d").0, 2);
+}
+
+#[test]
 fn a_list_of_servers_and_a_chroot() {
     let server = Server::start();
     server.prints("create /root", "/root\n");

@@ -15,10 +15,12 @@ fn change(change: &ArchivedChange<'_>) -> usize {
             let acl: usize = acl.iter().flat_map(|list| list.iter()).map(|a| a.scheme.chars().count() + a.id.chars().count()).sum();
             path.chars().count() + data.iter().flat_map(|d| d.iter()).map(|b| usize::from(*b)).sum::<usize>() + acl
         }
-        ArchivedChange::Delete { path, .. } => path.chars().count(),
+        ArchivedChange::Delete { path, .. } | ArchivedChange::DeleteTree { path, .. } | ArchivedChange::CreateSkipped { path } => {
+            path.chars().count()
+        }
         ArchivedChange::SetData { path, data, .. } => path.chars().count() + data.iter().flat_map(|d| d.iter()).count(),
         ArchivedChange::SetAcl { path, acl, .. } => path.chars().count() + acl.iter().flat_map(|list| list.iter()).count(),
-        ArchivedChange::Check => 0,
+        ArchivedChange::Check | ArchivedChange::DeleteSkipped => 0,
     }
 }
 

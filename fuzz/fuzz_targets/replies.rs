@@ -3,11 +3,23 @@
 #![no_main]
 
 use falconer::client::{Event, Session, Ticket};
+use falconer::wire::extension::opcode;
 use falconer::wire::jute::Reader;
 use falconer::wire::record::ConnectResponse;
 use falconer::wire::request::Request;
 use falconer::wire::response::{ReplyHeader, Response, WatchEvent};
 use libfuzzer_sys::fuzz_target;
+
+/// The opcodes of replies that have a record, those above a byte last.
+fn opcode(byte: u8) -> i32 {
+    match byte {
+        252 => opcode::FILTERED_LIST,
+        253 => opcode::CREATE_IF_NOT_EXISTS,
+        254 => opcode::LIST_WITH_STATS_AND_DATA,
+        255 => opcode::CHILDREN_PAGE,
+        other => i32::from(other),
+    }
+}
 
 fn record(op: i32, data: &[u8]) {
     let Ok(response) = Response::decode(op, &mut Reader::new(data)) else { return };
@@ -29,7 +41,7 @@ fn stream(data: &[u8]) {
             match session.next_event() {
                 Ok(Some(Event::Reply(reply))) => {
                     let _ = (reply.stat(), reply.data_and_stat(), reply.path(), reply.path_and_stat());
-                    let _ = (reply.children(), reply.children_and_stat());
+                    let _ = (reply.children(), reply.children_and_stat(), reply.children_page());
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => break,
@@ -41,7 +53,7 @@ fn stream(data: &[u8]) {
 
 fuzz_target!(|data: &[u8]| {
     let Some((op, data)) = data.split_first() else { return };
-    record(i32::from(*op), data);
+    record(opcode(*op), data);
     let _ = ConnectResponse::decode(data);
     let mut reader = Reader::new(data);
     let _ = ReplyHeader::decode(&mut reader).and_then(|_| WatchEvent::decode(&mut reader));

@@ -1,6 +1,7 @@
 //! Client requests: opcode, then record. Whatever decodes can be walked, encoded, and decoded to the same bytes again.
 #![no_main]
 
+use falconer::wire::extension::Extension;
 use falconer::wire::request::Request;
 use libfuzzer_sys::fuzz_target;
 
@@ -8,6 +9,7 @@ fn walk(request: &Request<'_>) -> usize {
     match request {
         Request::Multi(ops) | Request::MultiRead(ops) => ops.iter().map(|op| walk(&op)).sum(),
         Request::Create(c) | Request::Create2(c) | Request::CreateContainer(c) | Request::CreateTtl(c, _) => c.acl.iter().count(),
+        Request::Extension(Extension::CreateIfNotExists(c)) => c.acl.iter().count(),
         Request::SetAcl { acl, .. } => acl.iter().count(),
         Request::SetWatches(set) | Request::SetWatches2(set) => {
             [set.data, set.exist, set.child, set.persistent, set.persistent_recursive].iter().map(|list| list.iter().count()).sum()

@@ -244,10 +244,14 @@ impl Server {
 
     fn check_bounds(&mut self, shard: usize) {
         assert!(self.shards[shard].submits().len() < SUBMITS_BYTES_MAX + (2 << 20), "submits are bounded");
+        let (mut unparsed, mut queued) = (0, 0);
         for conn in self.shards[shard].conns() {
+            (unparsed, queued) = (unparsed + conn.unparsed() as u64, queued + conn.queued() as u64);
             assert!(conn.pending.len() <= PENDING_REQUESTS_MAX, "requests that wait are bounded");
             assert!(conn.output.len() < 2 * OUTPUT_BYTES_MAX + REPLY_BYTES, "output is bounded");
         }
+        let figures = self.shards[shard].figures();
+        assert_eq!((figures.unparsed_bytes, figures.queued_bytes), (unparsed, queued), "what is counted is what is held");
     }
 
     /// Runs until nothing moves any more.

@@ -3,6 +3,7 @@
 
 use super::connection::{CliError, Connection};
 use super::{ClientCommand, To, print};
+use crate::wire::extension::{Extension, Page};
 use crate::wire::request::{Create, OPEN_ACL, Request};
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -54,9 +55,10 @@ fn check_paths(command: &ClientCommand) -> Result<(), CliError> {
 
 fn execute(command: &ClientCommand, to: &mut Connection, input: &mut impl Read, out: &mut impl Write) -> Result<(), CliError> {
     match command {
-        ClientCommand::Ls { paths, stat, recursive, .. } => paths.iter().try_for_each(|path| match recursive {
-            true => list_subtree(to, path, out),
-            false => list(to, path, *stat, paths.len() > 1, out),
+        ClientCommand::Ls { paths, stat, recursive, page, .. } => paths.iter().try_for_each(|path| match (recursive, page) {
+            (true, _) => list_subtree(to, path, out),
+            (false, None) => list(to, path, *stat, paths.len() > 1, out),
+            (false, Some(names)) => list_by_page(to, path, *names, *stat, paths.len() > 1, out),
         }),
         ClientCommand::Get { paths, stat, .. } => paths.iter().try_for_each(|path| get(to, path, *stat, out)),
         ClientCommand::Create { path, data, stdin, sequential, container, ttl, .. } => {
@@ -114,6 +116,26 @@ fn list(to: &mut Connection, path: &str, stat: bool, heading: bool, out: &mut im
         print::stat(out, &own)?;
     }
     Ok(())
+}
+
+/// As `list`, `names_max` at a time: neither side ever holds the whole directory. What is created or deleted meanwhile
+/// may or may not be seen; everything else is, once. A directory that goes between two pages is an error.
+fn list_by_page(to: &mut Connection, path: &str, names_max: i32, stat: bool, heading: bool, out: &mut impl Write) -> Result<(), CliError> {
+    let (full, mut after) = (to.full_path(path), String::new());
+    if heading {
+        writeln!(out, "{path}:")?;
+    }
+    loop {
+        let page = Page { path: full.as_str().into(), after: after.as_str().into(), names_max, bytes_max: 0, watch: false };
+        let answer = to.call(&Request::Extension(Extension::ChildrenPage(page)), path)?;
+        let (names, more, own) = answer.reply().children_page()?;
+        names.iter().try_for_each(|name| writeln!(out, "{name}"))?;
+        match names.last() {
+            Some(last) if more => after = last.to_string(),
+            _ if stat => return Ok(print::stat(out, &own)?),
+            _ => return Ok(()),
+        }
+    }
 }
 
 /// The children of a node, as full paths, sorted.

@@ -107,6 +107,9 @@ pub enum ClientCommand {
         /// The whole subtree, one full path per line.
         #[arg(short = 'R')]
         recursive: bool,
+        /// Ask for N names at a time and print them as they come: for millions. Only Falconer does this.
+        #[arg(long, value_name = "N", conflicts_with = "recursive", value_parser = clap::value_parser!(i32).range(1..))]
+        page: Option<i32>,
         #[command(flatten)]
         to: To,
     },

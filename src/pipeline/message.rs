@@ -3,6 +3,7 @@
 //! A submit crosses servers in the same bytes when the leader is elsewhere, so reading one trusts nothing.
 //! Refuses to interpret a request: its jute bytes travel as they came.
 
+use crate::wire::extension;
 use crate::wire::jute::Reader;
 use crate::wire::request::{Request, opcode};
 
@@ -27,6 +28,16 @@ pub mod op {
     pub const CREATE_SESSION: i32 = -10;
     /// Body: timeout i32, 16 bytes of password. The session moves to the submitting connection.
     pub const ATTACH_SESSION: i32 = -12;
+}
+
+/// Whether a client's request is the pipeline's to order; the others are answered where they arrive.
+pub fn goes_up(op: i32) -> bool {
+    use opcode::*;
+    let ours = matches!(
+        op,
+        CREATE | CREATE2 | CREATE_CONTAINER | CREATE_TTL | DELETE | SET_DATA | SET_ACL | MULTI | RECONFIG | SYNC | CLOSE_SESSION
+    );
+    ours || extension::opcode::is_write(op)
 }
 
 /// A write (or a sync) on its way to the pipeline.
@@ -96,16 +107,7 @@ impl<'a> Submit<'a> {
         let sound_body = match self.opcode {
             op::CREATE_SESSION | op::ATTACH_SESSION => self.body.len() == 20,
             opcode::CLOSE_SESSION | opcode::SYNC => true,
-            opcode::CREATE
-            | opcode::CREATE2
-            | opcode::CREATE_CONTAINER
-            | opcode::CREATE_TTL
-            | opcode::DELETE
-            | opcode::SET_DATA
-            | opcode::SET_ACL
-            | opcode::MULTI
-            | opcode::RECONFIG => Request::decode(self.opcode, self.body).is_ok(),
-            _ => false,
+            _ => goes_up(self.opcode) && Request::decode(self.opcode, self.body).is_ok(),
         };
         sound_body && sound_identities(self.auth)
     }

@@ -6,6 +6,7 @@ pub mod auth;
 pub mod bounds;
 pub mod conn;
 pub mod deadlines;
+mod extension;
 pub mod latency;
 pub mod message;
 pub mod node;

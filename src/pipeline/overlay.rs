@@ -2,7 +2,8 @@
 //! An entry lives until this core's State has applied its last change. Refuses to read or change the State.
 
 use crate::tree::AclId;
-use crate::wire::record::Acl;
+use crate::tree::owner::Owner;
+use crate::wire::record::{Acl, Stat};
 use hashbrown::HashTable;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,16 +22,40 @@ pub enum AclView {
 pub struct NodeView {
     pub version: i32,
     pub aversion: i32,
+    pub czxid: u64,
+    pub mzxid: u64,
+    pub pzxid: u64,
+    /// ms since 1970.
+    pub ctime_ms: i64,
     /// Children ever created under it (ZooKeeper's internal cversion).
     pub creates: u32,
     pub num_children: u32,
     /// 0, a session, or an encoded container or TTL.
     pub owner: i64,
-    /// ms, for TTL nodes.
+    /// ms since 1970.
     pub mtime_ms: i64,
-    /// Bytes of data, for quotas.
+    /// Bytes of data.
     pub data_bytes: usize,
     pub acl: AclView,
+}
+
+impl NodeView {
+    /// The Stat that a client would see once everything proposed is applied.
+    pub fn stat(&self) -> Stat {
+        Stat {
+            czxid: self.czxid as i64,
+            mzxid: self.mzxid as i64,
+            ctime: self.ctime_ms,
+            mtime: self.mtime_ms,
+            version: self.version,
+            cversion: (self.creates as i32).wrapping_mul(2).wrapping_sub(self.num_children as i32),
+            aversion: self.aversion,
+            ephemeral_owner: if let Owner::Session(id) = Owner::of(self.owner) { id } else { 0 },
+            data_length: self.data_bytes as i32,
+            num_children: self.num_children as i32,
+            pzxid: self.pzxid as i64,
+        }
+    }
 }
 
 struct Entry {
@@ -119,6 +144,17 @@ impl Overlay {
         }
     }
 
+    /// Paths that it says something of.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Paths of the proposed nodes among `root` and what is below it, in no order that means anything.
+    pub fn subtree(&self, root: &str) -> Vec<String> {
+        let within = |path: &str| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        self.table.iter().filter(|e| e.node.is_some() && within(&e.path)).map(|e| e.path.to_string()).collect()
+    }
+
     /// Proposed nodes of one owner, by path.
     pub fn owned_by(&self, owner: i64) -> Vec<String> {
         let owned = self.table.iter().filter(|e| e.node.as_ref().is_some_and(|n| n.owner == owner));
@@ -134,7 +170,21 @@ mod tests {
 
     fn node(version: i32) -> Option<NodeView> {
         let acl = AclView::Interned(AclId::OPEN);
-        Some(NodeView { version, aversion: 0, creates: 0, num_children: 0, owner: 7, mtime_ms: 0, data_bytes: 0, acl })
+        let (czxid, mzxid, pzxid, ctime_ms) = (0, 0, 0, 0);
+        Some(NodeView {
+            version,
+            aversion: 0,
+            czxid,
+            mzxid,
+            pzxid,
+            ctime_ms,
+            creates: 0,
+            num_children: 0,
+            owner: 7,
+            mtime_ms: 0,
+            data_bytes: 0,
+            acl,
+        })
     }
 
     fn version(overlay: &Overlay, path: &str) -> Option<Option<i32>> {

@@ -5,7 +5,7 @@
 use super::auth::{self, AuthConfig, BadAcl, IdRef, perm};
 use super::overlay::{AclView, NodeView, Overlay};
 use super::quota::{Growth, Quotas};
-use crate::limits::TXN_BYTES_MAX;
+use crate::limits::{REMOVE_NODES_MAX, TXN_BYTES_MAX};
 use crate::tree::owner::{Owner, TTL_MS_MAX};
 use crate::tree::{AclId, State, path as paths};
 use crate::wire::jute::Reader;
@@ -48,11 +48,42 @@ pub struct Asker<'a> {
 
 /// A change that passed every check, not yet in the batch.
 pub enum Planned<'r> {
-    Create { path: Cow<'r, str>, hash: u64, data: Option<&'r [u8]>, acl: StoredAcl<'r>, owner: i64, parent_creates: u32, with_stat: bool },
-    Delete { path: Cow<'r, str>, hash: u64 },
-    SetData { path: Cow<'r, str>, hash: u64, data: Option<&'r [u8]>, version: i32 },
-    SetAcl { path: Cow<'r, str>, hash: u64, acl: StoredAcl<'r>, aversion: i32 },
+    Create {
+        path: Cow<'r, str>,
+        hash: u64,
+        data: Option<&'r [u8]>,
+        acl: StoredAcl<'r>,
+        owner: i64,
+        parent_creates: u32,
+        with_stat: bool,
+    },
+    Delete {
+        path: Cow<'r, str>,
+        hash: u64,
+    },
+    SetData {
+        path: Cow<'r, str>,
+        hash: u64,
+        data: Option<&'r [u8]>,
+        version: i32,
+    },
+    SetAcl {
+        path: Cow<'r, str>,
+        hash: u64,
+        acl: StoredAcl<'r>,
+        aversion: i32,
+    },
     Check,
+    /// With how many nodes go.
+    DeleteTree {
+        path: Cow<'r, str>,
+        hash: u64,
+        nodes: usize,
+    },
+    CreateSkipped {
+        path: Cow<'r, str>,
+    },
+    DeleteSkipped,
 }
 
 /// None is the open list.
@@ -66,11 +97,16 @@ impl Planned<'_> {
         FIXED
             + match self {
                 Planned::Create { path, data, acl, .. } => path.len() + data.map_or(0, <[u8]>::len) + of_acl(acl),
-                Planned::Delete { path, .. } => path.len(),
+                Planned::Delete { path, .. } | Planned::DeleteTree { path, .. } | Planned::CreateSkipped { path } => path.len(),
                 Planned::SetData { path, data, .. } => path.len() + data.map_or(0, <[u8]>::len),
                 Planned::SetAcl { path, acl, .. } => path.len() + of_acl(acl),
-                Planned::Check => 0,
+                Planned::Check | Planned::DeleteSkipped => 0,
             }
+    }
+
+    /// How many nodes a recursive removal takes: applying it costs as much as so many deletes.
+    fn nodes_removed(&self) -> usize {
+        if let Planned::DeleteTree { nodes, .. } = self { *nodes } else { 0 }
     }
 
     /// The change as the transaction carries it.
@@ -91,6 +127,9 @@ impl Planned<'_> {
                 Change::SetAcl { path, path_hash: *hash, acl: acl.clone(), aversion: *aversion }
             }
             Planned::Check => Change::Check,
+            Planned::DeleteTree { path, hash, .. } => Change::DeleteTree { path, path_hash: *hash },
+            Planned::CreateSkipped { path } => Change::CreateSkipped { path },
+            Planned::DeleteSkipped => Change::DeleteSkipped,
         }
     }
 }
@@ -108,7 +147,7 @@ fn check_version(current: i32, expected: i32) -> Result<i32, i32> {
 }
 
 /// The parent's path of a path that a create or delete names, or BADARGUMENTS.
-fn parent_of(path: &str) -> Result<&str, i32> {
+pub(super) fn parent_of(path: &str) -> Result<&str, i32> {
     // "/" stands below itself here: its refusal comes later, from what it is.
     let parent = if path == paths::ROOT { Some(paths::ROOT) } else { paths::parent(path) };
     parent.filter(|_| !path.contains('\0')).ok_or(code::BAD_ARGUMENTS)
@@ -129,13 +168,17 @@ pub struct Prepare {
 }
 
 impl Prepare {
-    fn view(&self, asker: &Asker<'_>, hash: u64, path: &str) -> Option<NodeView> {
+    pub(super) fn view(&self, asker: &Asker<'_>, hash: u64, path: &str) -> Option<NodeView> {
         if let Some(proposed) = self.overlay.get(hash, path) {
             return proposed.cloned();
         }
         asker.state.find_hashed(path, hash).map(|node| NodeView {
             version: node.version(),
             aversion: node.aversion(),
+            czxid: node.czxid(),
+            mzxid: node.mzxid(),
+            pzxid: node.pzxid(),
+            ctime_ms: node.ctime_ms(),
             creates: node.creates(),
             num_children: node.num_children(),
             owner: node.owner(),
@@ -146,7 +189,7 @@ impl Prepare {
     }
 
     /// NOAUTH unless the asker has one of the permissions on the node.
-    fn require(&self, asker: &Asker<'_>, node: &NodeView, need: i32) -> Result<(), i32> {
+    pub(super) fn require(&self, asker: &Asker<'_>, node: &NodeView, need: i32) -> Result<(), i32> {
         let acl = match &node.acl {
             AclView::Interned(AclId::OPEN) => return Ok(()),
             AclView::Interned(id) => asker.state.acl(*id),
@@ -209,11 +252,12 @@ impl Prepare {
             // As a standalone ZooKeeper: there are no peers to change.
             Request::Reconfig if self.config.reconfig_enabled => Err(code::UNIMPLEMENTED),
             Request::Reconfig => Err(code::RECONFIG_DISABLED),
+            Request::Extension(extension) => self.extension(asker, extension),
             other => unreachable!("{other:?} is not a change"),
         }
     }
 
-    fn create<'r>(&mut self, asker: &Asker<'r>, op: i32, create: &wire::Create<'r>, ttl_ms: i64) -> Result<Planned<'r>, i32> {
+    pub(super) fn create<'r>(&mut self, asker: &Asker<'r>, op: i32, create: &wire::Create<'r>, ttl_ms: i64) -> Result<Planned<'r>, i32> {
         let mode = Mode::of(op, create.flags, ttl_ms, self.config.extended_types_enabled)?;
         let requested = &create.path;
         let parent_path = parent_of(requested)?.to_owned();
@@ -243,25 +287,31 @@ impl Prepare {
         let owner = mode.owner(asker.session, ttl_ms);
         parent.creates = if crate::mutant!(M76) { parent.num_children } else { parent.creates.saturating_add(1) };
         parent.num_children += 1;
+        parent.pzxid = asker.zxid;
         let parent_creates = parent.creates;
         self.overlay.set(parent_hash, &parent_path, asker.zxid, Some(parent));
         let acl_view = proposed_acl(&acl);
-        let mtime_ms = asker.time_ms;
-        let node = NodeView { version: 0, aversion: 0, creates: 0, num_children: 0, owner, mtime_ms, data_bytes, acl: acl_view };
+        let node = NodeView {
+            version: 0,
+            aversion: 0,
+            czxid: asker.zxid,
+            mzxid: asker.zxid,
+            pzxid: asker.zxid,
+            ctime_ms: asker.time_ms,
+            creates: 0,
+            num_children: 0,
+            owner,
+            mtime_ms: asker.time_ms,
+            data_bytes,
+            acl: acl_view,
+        };
         self.overlay.set(hash, &path, asker.zxid, Some(node));
         let with_stat = op != opcode::CREATE;
         Ok(Planned::Create { path, hash, data: create.data, acl, owner, parent_creates, with_stat })
     }
 
-    fn delete<'r>(&mut self, asker: &Asker<'r>, path: &Cow<'r, str>, version: i32) -> Result<Planned<'r>, i32> {
-        let parent_path = parent_of(path)?;
-        if is_special(path) {
-            return Err(code::BAD_ARGUMENTS);
-        }
-        let parent = self.view(asker, paths::hash(parent_path), parent_path).ok_or(code::NO_NODE)?;
-        self.require(asker, &parent, perm::DELETE)?;
-        let hash = paths::hash(path);
-        let node = self.view(asker, hash, path).ok_or(code::NO_NODE)?;
+    pub(super) fn delete<'r>(&mut self, asker: &Asker<'r>, path: &Cow<'r, str>, version: i32) -> Result<Planned<'r>, i32> {
+        let (hash, node) = self.deletable(asker, path)?;
         check_version(node.version, version)?;
         if node.num_children > 0 {
             return Err(code::NOT_EMPTY);
@@ -270,12 +320,26 @@ impl Prepare {
         Ok(Planned::Delete { path: path.clone(), hash })
     }
 
+    /// The node, if the asker may delete it as far as its path and its parent go.
+    pub(super) fn deletable(&self, asker: &Asker<'_>, path: &str) -> Result<(u64, NodeView), i32> {
+        let parent_path = parent_of(path)?;
+        if is_special(path) {
+            return Err(code::BAD_ARGUMENTS);
+        }
+        let parent = self.view(asker, paths::hash(parent_path), parent_path).ok_or(code::NO_NODE)?;
+        self.require(asker, &parent, perm::DELETE)?;
+        let hash = paths::hash(path);
+        let node = self.view(asker, hash, path).ok_or(code::NO_NODE)?;
+        Ok((hash, node))
+    }
+
     /// Records a deletion: the node goes and its parent has one child less.
-    fn remove(&mut self, asker: &Asker<'_>, hash: u64, path: &str) {
+    pub(super) fn remove(&mut self, asker: &Asker<'_>, hash: u64, path: &str) {
         let parent_path = parent_of(path).expect("a node's path has a parent");
         let parent_hash = paths::hash(parent_path);
         let mut parent = self.view(asker, parent_hash, parent_path).expect("a node's parent exists");
         parent.num_children -= 1;
+        parent.pzxid = parent.pzxid.max(asker.zxid);
         if self.bounded(asker) {
             let bytes = self.view(asker, hash, path).map_or(0, |node| node.data_bytes as i64);
             self.grow(asker, path, Growth { nodes: -1, bytes: -bytes });
@@ -291,7 +355,7 @@ impl Prepare {
         self.check_quota(asker, path, growth)?;
         node.version = check_version(node.version, version)?;
         self.grow(asker, path, growth);
-        (node.mtime_ms, node.data_bytes) = (asker.time_ms, data_bytes);
+        (node.mzxid, node.mtime_ms, node.data_bytes) = (asker.zxid, asker.time_ms, data_bytes);
         let version = node.version;
         self.overlay.set(hash, path, asker.zxid, Some(node));
         Ok(Planned::SetData { path: path.clone(), hash, data, version })
@@ -331,7 +395,7 @@ impl Prepare {
         Ok(Planned::Check)
     }
 
-    fn existing(&self, asker: &Asker<'_>, path: &str, need: i32) -> Result<(u64, NodeView), i32> {
+    pub(super) fn existing(&self, asker: &Asker<'_>, path: &str, need: i32) -> Result<(u64, NodeView), i32> {
         if !paths::validate(path) {
             return Err(code::BAD_ARGUMENTS);
         }
@@ -347,7 +411,7 @@ impl Prepare {
         self.quotas.begin();
         let mut planned = Vec::new();
         let mut codes = Vec::new();
-        let mut bytes = 0;
+        let (mut bytes, mut nodes_removed) = (0, 0);
         for request in ops {
             if codes.last().is_some_and(|&c| c != code::OK) {
                 codes.push(code::RUNTIME_INCONSISTENCY); // never tried
@@ -356,13 +420,17 @@ impl Prepare {
             match self.change(asker, &as_in_multi(request)) {
                 Ok(change) => {
                     bytes += change.bytes_max();
+                    nodes_removed += change.nodes_removed();
                     planned.push(change);
                     // Many small operations, or one list of identities in each, take more room than their frame.
-                    let fits = bytes <= MULTI_BYTES_MAX;
-                    if !fits {
+                    if bytes > MULTI_BYTES_MAX {
                         self.warn(asker, "a multi is beyond the largest transaction, refused");
                     }
-                    codes.push(if fits { code::OK } else { code::BAD_ARGUMENTS });
+                    codes.push(match () {
+                        _ if bytes > MULTI_BYTES_MAX => code::BAD_ARGUMENTS,
+                        _ if nodes_removed > REMOVE_NODES_MAX => code::NOT_EMPTY,
+                        _ => code::OK,
+                    });
                 }
                 Err(refused) => codes.push(refused),
             }

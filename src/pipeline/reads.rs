@@ -5,9 +5,12 @@
 use super::auth::{self, AuthConfig, perm};
 use super::bounds::Bounds;
 use super::conn::Identities;
+use super::extension;
 use super::message::ConnId;
+use crate::limits::{GATHERED_BYTES_MAX, PAGE_BYTES_MAX};
 use crate::tree::{AclId, NodeRef, State, path};
 use crate::watch::{WatchKind, WatcherType, Watches};
+use crate::wire::extension::Extension;
 use crate::wire::jute;
 use crate::wire::record::{Acl, event, xid as xids};
 use crate::wire::request::{DecodeError, Request, SetWatches, StringList, opcode};
@@ -34,7 +37,7 @@ pub enum After {
     TooManyWatches(usize),
 }
 
-type Answer = Result<(), i32>;
+pub(super) type Answer = Result<(), i32>;
 
 impl Reads<'_> {
     /// Appends the reply to a request frame's body (and watch events that must precede it) to `out`.
@@ -79,7 +82,10 @@ impl Reads<'_> {
     /// The bound that the request's watches might go beyond: those that are there already count again.
     fn too_many_watches(&self, request: &Request<'_>) -> Option<usize> {
         let wanted = registers(request);
-        let beyond = |have: usize, most: usize| (wanted > 0 && have + wanted > most).then_some(most);
+        if wanted == 0 {
+            return None;
+        }
+        let beyond = |have: usize, most: usize| (have + wanted > most).then_some(most);
         let (all, own) = (self.watches.watch_count(), self.watches.watched_by(self.conn));
         beyond(own, self.bounds.watches_per_connection_max).or_else(|| beyond(all, self.bounds.watches_max))
     }
@@ -99,6 +105,7 @@ impl Reads<'_> {
             Request::AddWatch { path, mode } => self.add_watch(path, *mode, out),
             Request::CheckWatches { path, kind } => self.check_watches(path, *kind),
             Request::RemoveWatches { path, kind } => self.remove_watches(path, *kind),
+            Request::Extension(extension) => self.extension(extension, true, out),
             other => unreachable!("{other:?} is not answered by a shard"),
         }
     }
@@ -112,17 +119,23 @@ impl Reads<'_> {
         self.state.find(if path.is_empty() { path::ROOT } else { path })
     }
 
-    fn readable(&self, path: &str) -> Result<NodeRef<'_>, i32> {
+    pub(super) fn may_read(&self, node: NodeRef<'_>) -> bool {
+        node.acl_id() == AclId::OPEN || self.permits(self.state.acl(node.acl_id()), perm::READ)
+    }
+
+    pub(super) fn readable(&self, path: &str) -> Result<NodeRef<'_>, i32> {
         let node = self.find(path).ok_or(code::NO_NODE)?;
-        let open = node.acl_id() == AclId::OPEN || self.permits(self.state.acl(node.acl_id()), perm::READ);
-        if open { Ok(node) } else { Err(code::NO_AUTH) }
+        if self.may_read(node) { Ok(node) } else { Err(code::NO_AUTH) }
     }
 
     fn exists(&mut self, path: &str, watch: bool, out: &mut Vec<u8>) -> Answer {
         if path.contains('\0') {
             return Err(code::BAD_ARGUMENTS);
         }
-        let found = self.readable(path).map(|node| node.stat());
+        let found = match (self.readable(path), extension::virtual_node(path)) {
+            (Err(code::NO_NODE), Some(data)) => Ok(extension::virtual_stat(data)),
+            (found, _) => found.map(|node| node.stat()),
+        };
         if watch && found != Err(code::NO_AUTH) {
             self.watches.add(path, self.conn, WatchKind::Data);
         }
@@ -131,9 +144,12 @@ impl Reads<'_> {
     }
 
     fn get_data(&mut self, path: &str, watch: bool, out: &mut Vec<u8>) -> Answer {
-        let node = self.readable(path)?;
-        jute::write_buffer(out, node.data());
-        node.stat().encode(out);
+        let (data, stat) = match (self.readable(path), extension::virtual_node(path)) {
+            (Err(code::NO_NODE), Some(data)) => (Some(data), extension::virtual_stat(data)),
+            (found, _) => found.map(|node| (node.data(), node.stat()))?,
+        };
+        jute::write_buffer(out, data);
+        stat.encode(out);
         if watch {
             self.watches.add(path, self.conn, WatchKind::Data);
         }
@@ -173,17 +189,26 @@ impl Reads<'_> {
         Ok(())
     }
 
-    /// Every operation gets its own result; the watch flags inside are ignored, as in ZooKeeper.
+    /// Every operation gets its own result; the watch flags inside are ignored, as in ZooKeeper. A result that makes the
+    /// reply too long is an error instead.
     fn multi_read<'r>(&mut self, ops: impl Iterator<Item = Request<'r>>, out: &mut Vec<u8>) -> Answer {
+        let mark = out.len();
         for op in ops {
             let start = out.len();
-            response::multi_header(out, op.opcode(), false, code::OK);
+            let kind = match &op {
+                Request::Extension(one) => extension::kind_in_multi_read(one),
+                _ => op.opcode(),
+            };
+            response::multi_header(out, kind, false, code::OK);
             let result = match &op {
                 Request::GetData { path, .. } => self.get_data(path, false, out),
                 Request::GetChildren { path, .. } => self.get_children(path, false, false, out),
+                Request::Exists { path, .. } => self.exists(path, false, out),
+                Request::Extension(one) => self.extension(one, false, out),
                 other => unreachable!("the decoder lets only reads into a multiRead, not {other:?}"),
             };
-            if let Err(refused) = result {
+            let fits = out.len() - mark <= GATHERED_BYTES_MAX;
+            if let Err(refused) = result.and(if fits { Ok(()) } else { Err(code::BAD_ARGUMENTS) }) {
                 out.truncate(start);
                 response::multi_error(out, refused);
             }
@@ -256,6 +281,7 @@ impl Reads<'_> {
         let seen = set.relative_zxid;
         for path in set.data.iter() {
             match self.find(&path).map(|node| node.stat().mzxid) {
+                None if extension::virtual_node(&path).is_some() => self.watches.add(&path, self.conn, WatchKind::Data),
                 None => catch_up(event::NODE_DELETED, &path, out),
                 Some(mzxid) if mzxid > seen => catch_up(event::NODE_DATA_CHANGED, &path, out),
                 Some(_) => self.watches.add(&path, self.conn, WatchKind::Data),
@@ -284,11 +310,18 @@ pub fn reply_bytes(state: &State, session: i64, frame: &[u8]) -> usize {
     /// Headers, a Stat, a path.
     const SMALL: usize = 256;
     const NAME: usize = 40;
+    const DATA: usize = 1024;
     let of = |request: &Request<'_>| match request {
         Request::GetData { path, .. } => state.find(path).and_then(|node| node.data()).map_or(0, <[u8]>::len),
         Request::GetChildren { path, .. } | Request::GetChildren2 { path, .. } => {
             state.find(path).map_or(0, |node| node.num_children() as usize * NAME)
         }
+        Request::Extension(Extension::FilteredList { path, .. }) => state.find(path).map_or(0, |node| node.num_children() as usize * NAME),
+        Request::Extension(Extension::ListWithStatsAndData { path, data, .. }) => {
+            let each = if *data { DATA } else { 0 } + NAME + SMALL;
+            state.find(path).map_or(0, |node| node.num_children() as usize * each).min(GATHERED_BYTES_MAX)
+        }
+        Request::Extension(Extension::ChildrenPage(_)) => PAGE_BYTES_MAX,
         Request::GetEphemerals { .. } => state.session(session).map_or(0, |s| s.ephemeral_count() * 2 * NAME),
         _ => 0,
     };
@@ -311,6 +344,7 @@ fn registers(request: &Request<'_>) -> usize {
         Request::SetWatches(set) | Request::SetWatches2(set) => {
             [set.data, set.exist, set.child, set.persistent, set.persistent_recursive].iter().map(StringList::len).sum()
         }
+        Request::Extension(extension) => usize::from(extension.watches()),
         _ => 0,
     }
 }

@@ -22,6 +22,7 @@ use std::sync::Arc;
 mod agreement;
 mod bounds;
 mod epochs;
+mod extension;
 mod session_traps;
 mod traps;
 

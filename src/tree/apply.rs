@@ -44,6 +44,7 @@ pub enum OpResult {
     AclSet {
         stat: Stat,
     },
+    /// Nothing changed: a check that held, or an operation that was content with what it found.
     Checked,
     /// A refusal, with ZooKeeper's code.
     Error(i32),
@@ -163,7 +164,14 @@ impl<'t> Step<'_, '_, 't> {
                 let slot = self.set_acl(path, path_hash.to_native(), acl, aversion.to_native());
                 self.result(|state| OpResult::AclSet { stat: state.node(slot).stat() });
             }
-            ArchivedChange::Check => self.result(|_| OpResult::Checked),
+            ArchivedChange::DeleteTree { path, path_hash } => {
+                let slot = self.find(path, path_hash.to_native());
+                self.delete_tree(slot);
+                self.result(|_| OpResult::Deleted);
+            }
+            ArchivedChange::Check | ArchivedChange::CreateSkipped { .. } | ArchivedChange::DeleteSkipped => {
+                self.result(|_| OpResult::Checked);
+            }
         }
     }
 
@@ -255,6 +263,20 @@ impl<'t> Step<'_, '_, 't> {
                 session.ephemerals.remove(&slot);
             }
             self.state.ephemeral_count -= 1;
+        }
+    }
+
+    /// Children go before their parents and in name order, so that events come in the same order everywhere. A tree may
+    /// be as deep as a path is long: no recursion.
+    fn delete_tree(&mut self, root: u32) {
+        let (mut left, mut doomed) = (vec![root], Vec::new());
+        while let Some(slot) = left.pop() {
+            doomed.push(slot);
+            left.extend(self.state.nodes.children(slot));
+        }
+        for slot in doomed.into_iter().rev() {
+            let path = self.state.node(slot).path();
+            self.delete(slot, Cow::Owned(path));
         }
     }
 

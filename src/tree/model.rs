@@ -15,6 +15,7 @@ use proptest::prelude::*;
 pub(super) enum Wish {
     Create { parent: usize, name: u16, data: Option<Vec<u8>>, acl: usize, owner: usize },
     Delete { node: usize },
+    DeleteTree { node: usize },
     SetData { node: usize, data: Option<Vec<u8>> },
     SetAcl { node: usize, acl: usize },
     Multi(Vec<Wish>),
@@ -32,6 +33,7 @@ type Notice = (ChangeKind, String);
 pub(super) enum OwnedChange {
     Create { path: String, data: Option<Vec<u8>>, acl: usize, owner: i64, parent_creates: u32 },
     Delete { path: String },
+    DeleteTree { path: String },
     SetData { path: String, data: Option<Vec<u8>>, version: i32 },
     SetAcl { path: String, acl: usize, aversion: i32 },
     Check,
@@ -115,8 +117,15 @@ impl Model {
         node.stat.ephemeral_owner = if let Owner::Session(id) = Owner::of(node.owner) { id } else { 0 };
     }
 
+    /// What goes with a node, in the order in which it goes.
+    fn subtree(&self, root: &str) -> Vec<String> {
+        let below = |p: &&String| p.strip_prefix(root).is_some_and(|rest| rest.starts_with('/') && !rest[1..].contains('/'));
+        let children: Vec<&String> = self.nodes.keys().filter(below).collect();
+        children.into_iter().flat_map(|child| self.subtree(child)).chain([root.to_owned()]).collect()
+    }
+
     /// Decides and carries out a wish; None if it cannot be had.
-    fn change(&mut self, wish: &Wish) -> Option<(OwnedChange, OpResult, Option<Notice>)> {
+    fn change(&mut self, wish: &Wish) -> Option<(OwnedChange, OpResult, Vec<Notice>)> {
         let (zxid, now) = (self.zxid + 1, time_ms(self.zxid + 1));
         match wish {
             Wish::Create { parent, name, data, acl, owner } => {
@@ -143,7 +152,7 @@ impl Model {
                 self.refresh(&parent_path);
                 let stat = Some(self.nodes[&path].stat);
                 let change = OwnedChange::Create { path: path.clone(), data: data.clone(), acl: *acl, owner, parent_creates };
-                Some((change, OpResult::Created { stat }, Some((ChangeKind::Created, path))))
+                Some((change, OpResult::Created { stat }, vec![(ChangeKind::Created, path)]))
             }
             Wish::Delete { node } => {
                 let path = self.pick_path(*node);
@@ -152,7 +161,17 @@ impl Model {
                     return None;
                 }
                 self.delete(&path);
-                Some((OwnedChange::Delete { path: path.clone() }, OpResult::Deleted, Some((ChangeKind::Deleted, path))))
+                Some((OwnedChange::Delete { path: path.clone() }, OpResult::Deleted, vec![(ChangeKind::Deleted, path)]))
+            }
+            Wish::DeleteTree { node } => {
+                let path = self.pick_path(*node);
+                if path == "/" || path.starts_with("/zookeeper") {
+                    return None;
+                }
+                let doomed = self.subtree(&path);
+                doomed.iter().for_each(|path| self.delete(path));
+                let changes = doomed.into_iter().map(|path| (ChangeKind::Deleted, path)).collect();
+                Some((OwnedChange::DeleteTree { path }, OpResult::Deleted, changes))
             }
             Wish::SetData { node, data } => {
                 let path = self.pick_path(*node);
@@ -164,7 +183,7 @@ impl Model {
                 self.refresh(&path);
                 let stat = self.nodes[&path].stat;
                 let change = OwnedChange::SetData { path: path.clone(), data: data.clone(), version };
-                Some((change, OpResult::DataSet { stat }, Some((ChangeKind::DataChanged, path))))
+                Some((change, OpResult::DataSet { stat }, vec![(ChangeKind::DataChanged, path)]))
             }
             Wish::SetAcl { node, acl } => {
                 let path = self.pick_path(*node);
@@ -172,9 +191,9 @@ impl Model {
                 node.acl = acls(*acl);
                 node.stat.aversion += 1;
                 let stat = node.stat;
-                Some((OwnedChange::SetAcl { path, acl: *acl, aversion: stat.aversion }, OpResult::AclSet { stat }, None))
+                Some((OwnedChange::SetAcl { path, acl: *acl, aversion: stat.aversion }, OpResult::AclSet { stat }, vec![]))
             }
-            _ => Some((OwnedChange::Check, OpResult::Checked, None)),
+            _ => Some((OwnedChange::Check, OpResult::Checked, vec![])),
         }
     }
 
@@ -190,7 +209,7 @@ impl Model {
         let answer = match wish {
             Wish::Multi(wishes) => {
                 let done: Vec<_> = wishes.iter().filter_map(|w| self.change(w)).collect();
-                let changes = done.iter().filter_map(|d| d.2.clone()).collect();
+                let changes = done.iter().flat_map(|d| d.2.clone()).collect();
                 (OwnedOp::Multi(done.iter().map(|d| d.0.clone()).collect()), done.iter().map(|d| d.1).collect(), changes)
             }
             Wish::CreateSession => {
@@ -213,7 +232,7 @@ impl Model {
             Wish::Refused => (OwnedOp::Error, vec![OpResult::Error(-101)], vec![]),
             one => {
                 let (change, result, changed) = self.change(one)?;
-                (OwnedOp::One(change), vec![result], changed.into_iter().collect())
+                (OwnedOp::One(change), vec![result], changed)
             }
         };
         self.zxid += 1;
@@ -293,6 +312,7 @@ fn borrow<'a>(change: &'a OwnedChange, list: &'a [Acl]) -> Change<'a> {
             with_stat: true,
         },
         OwnedChange::Delete { path } => Change::Delete { path, path_hash: path::hash(path) },
+        OwnedChange::DeleteTree { path } => Change::DeleteTree { path, path_hash: path::hash(path) },
         OwnedChange::SetData { path, data, version } => {
             Change::SetData { path, path_hash: path::hash(path), data: data.as_deref(), version: *version }
         }
@@ -353,6 +373,7 @@ fn one_change() -> impl Strategy<Value = Wish> {
         6 => (any.clone(), 0..40u16, data(), 0..8usize, any.clone())
             .prop_map(|(parent, name, data, acl, owner)| Wish::Create { parent, name, data, acl, owner }),
         3 => any.clone().prop_map(|node| Wish::Delete { node }),
+        1 => any.clone().prop_map(|node| Wish::DeleteTree { node }),
         3 => (any.clone(), data()).prop_map(|(node, data)| Wish::SetData { node, data }),
         1 => (any, 0..8usize).prop_map(|(node, acl)| Wish::SetAcl { node, acl }),
     ]

@@ -187,6 +187,17 @@ impl<'a> NodeRef<'a> {
         nodes.children_after(self.slot, name).map(|slot| nodes.name(slot))
     }
 
+    /// The children, ordered by their names.
+    pub fn child_nodes(&self) -> impl Iterator<Item = NodeRef<'a>> + use<'a> {
+        let state = self.state;
+        state.nodes.children(self.slot).map(|slot| state.node(slot))
+    }
+
+    /// The last component of the path, empty for the root.
+    pub fn name(&self) -> &'a str {
+        self.state.nodes.name(self.slot)
+    }
+
     /// The full path.
     pub fn path(&self) -> String {
         let mut path = String::new();

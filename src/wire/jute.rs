@@ -31,6 +31,10 @@ impl<'a> Reader<'a> {
         Ok(*first)
     }
 
+    pub fn u8(&mut self) -> Result<u8, Malformed> {
+        self.array().map(|[b]| b)
+    }
+
     pub fn i32(&mut self) -> Result<i32, Malformed> {
         self.array().map(i32::from_be_bytes)
     }

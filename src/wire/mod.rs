@@ -4,6 +4,7 @@
 pub mod aligned;
 pub mod archived;
 pub mod batch;
+pub mod extension;
 pub mod jute;
 pub mod record;
 pub mod request;

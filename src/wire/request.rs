@@ -1,6 +1,7 @@
 //! Client requests: opcodes, decoding and encoding. A decoded request borrows from its frame; lists are checked once
 //! and then iterated in place. Refuses unknown opcodes and records that do not parse, with the two errors ZooKeeper has.
 
+use super::extension::{self, Extension};
 use super::jute::{Malformed, Reader, write_bool, write_buffer, write_i32, write_i64, write_string};
 use super::txn::AclRef;
 use crate::limits::MULTI_OPS_MAX;
@@ -37,17 +38,18 @@ pub mod opcode {
     pub const WHO_AM_I: i32 = 107;
     pub const CLOSE_SESSION: i32 = -11;
 
-    /// The name that `cons` shows, four characters but for one.
+    /// The name that `cons` shows, four characters but for one. Those of the extensions are shown as what they vary.
     pub fn short_name(op: i32) -> &'static str {
+        use super::super::extension::opcode as more;
         match op {
-            CREATE | CREATE2 | CREATE_CONTAINER | CREATE_TTL => "CREA",
-            DELETE => "DELE",
+            CREATE | CREATE2 | CREATE_CONTAINER | CREATE_TTL | more::CREATE_IF_NOT_EXISTS => "CREA",
+            DELETE | more::REMOVE_RECURSIVE | more::TRY_REMOVE => "DELE",
             EXISTS => "EXIS",
             GET_DATA => "GETD",
             SET_DATA => "SETD",
             GET_ACL => "GETA",
             SET_ACL => "SETA",
-            GET_CHILDREN | GET_CHILDREN2 => "GETC",
+            GET_CHILDREN | GET_CHILDREN2 | more::FILTERED_LIST | more::LIST_WITH_STATS_AND_DATA | more::CHILDREN_PAGE => "GETC",
             SYNC => "SYNC",
             PING => "PING",
             MULTI => "MULT",
@@ -182,6 +184,8 @@ pub enum Request<'a> {
     },
     WhoAmI,
     CloseSession,
+    /// What ZooKeeper does not know.
+    Extension(Extension<'a>),
 }
 
 impl<'a> Request<'a> {
@@ -195,7 +199,6 @@ impl<'a> Request<'a> {
             opcode::PING => Request::Ping,
             opcode::CLOSE_SESSION => Request::CloseSession,
             opcode::WHO_AM_I => Request::WhoAmI,
-            opcode::EXISTS => Request::Exists { path: r.required()?, watch: r.bool()? },
             opcode::GET_ACL => Request::GetAcl { path: r.required()? },
             // A null path is a bad path to the writes that look at it first, and a bad record to all others.
             opcode::SET_ACL => Request::SetAcl { path: r.string()?.unwrap_or_default(), acl: AclList::read(&mut r)?, version: r.i32()? },
@@ -227,7 +230,7 @@ impl<'a> Request<'a> {
         })
     }
 
-    /// The requests that may also stand inside a multi.
+    /// The requests that may also stand inside a multi or a multiRead, and all extensions.
     fn decode_op(op: i32, r: &mut Reader<'a>) -> Result<Option<Request<'a>>, Malformed> {
         Ok(Some(match op {
             opcode::CREATE => Request::Create(Create::read(r)?),
@@ -238,7 +241,8 @@ impl<'a> Request<'a> {
             opcode::SET_DATA => Request::SetData { path: r.string()?.unwrap_or_default(), data: r.buffer()?, version: r.i32()? },
             opcode::GET_DATA => Request::GetData { path: r.required()?, watch: r.bool()? },
             opcode::GET_CHILDREN => Request::GetChildren { path: r.required()?, watch: r.bool()? },
-            _ => return Ok(None),
+            opcode::EXISTS => Request::Exists { path: r.required()?, watch: r.bool()? },
+            _ => return Ok(Extension::decode(op, r)?.map(Request::Extension)),
         }))
     }
 
@@ -273,6 +277,7 @@ impl<'a> Request<'a> {
             Request::AddWatch { .. } => opcode::ADD_WATCH,
             Request::WhoAmI => opcode::WHO_AM_I,
             Request::CloseSession => opcode::CLOSE_SESSION,
+            Request::Extension(extension) => extension.opcode(),
         }
     }
 
@@ -320,6 +325,7 @@ impl<'a> Request<'a> {
             }
             Request::SetWatches(set) => set.encode(out, false),
             Request::SetWatches2(set) => set.encode(out, true),
+            Request::Extension(extension) => extension.encode(out),
         }
     }
 
@@ -341,19 +347,20 @@ fn path_and_i32(out: &mut Vec<u8>, path: &str, number: i32) {
 
 fn is_write(op: i32) -> bool {
     use opcode::*;
-    matches!(op, CREATE | DELETE | SET_DATA | CHECK | CREATE2 | CREATE_CONTAINER | CREATE_TTL)
+    matches!(op, CREATE | DELETE | SET_DATA | CHECK | CREATE2 | CREATE_CONTAINER | CREATE_TTL) || extension::opcode::in_multi(op)
 }
 
+/// ZooKeeper takes getData and getChildren alone; Keeper's clients send the others, too.
 fn is_read(op: i32) -> bool {
-    matches!(op, opcode::GET_DATA | opcode::GET_CHILDREN)
+    matches!(op, opcode::GET_DATA | opcode::GET_CHILDREN | opcode::EXISTS) || extension::opcode::in_multi_read(op)
 }
 
 impl<'a> Create<'a> {
-    fn read(r: &mut Reader<'a>) -> Result<Create<'a>, Malformed> {
+    pub(super) fn read(r: &mut Reader<'a>) -> Result<Create<'a>, Malformed> {
         Ok(Create { path: r.required()?, data: r.buffer()?, acl: AclList::read(r)?, flags: r.i32()? })
     }
 
-    fn encode(&self, out: &mut Vec<u8>) {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
         write_string(out, &self.path);
         write_buffer(out, self.data);
         self.acl.encode(out);
@@ -524,8 +531,11 @@ impl<'a> MultiOps<'a> {
         if done {
             return Ok(None);
         }
-        if kind == opcode::CHECK {
-            return Ok(Some(Request::Check { path: r.required()?, version: r.i32()? }));
+        match kind {
+            opcode::CHECK => return Ok(Some(Request::Check { path: r.required()?, version: r.i32()? })),
+            // Alone, a null path is a bad one; in here it spoils the whole request.
+            opcode::SET_DATA => return Ok(Some(Request::SetData { path: r.required()?, data: r.buffer()?, version: r.i32()? })),
+            _ => {}
         }
         Request::decode_op(kind, r)?.ok_or(Malformed).map(Some)
     }

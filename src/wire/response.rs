@@ -1,7 +1,8 @@
 //! Replies and watch events as whole frames appended to an output buffer, the same read back for clients, and the
 //! error codes. Nothing is allocated on the way out. Refuses to decide which reply is right.
 
-use super::jute::{Malformed, Reader, write_buffer, write_i32, write_i64, write_string};
+use super::extension::opcode as extension;
+use super::jute::{Malformed, Reader, write_bool, write_buffer, write_i32, write_i64, write_string};
 use super::record::{ConnectResponse, STATE_SYNC_CONNECTED, Stat, xid as xids};
 use super::request::{AclList, StringList, opcode};
 use std::borrow::Cow;
@@ -157,7 +158,7 @@ impl<'a> WatchEvent<'a> {
 pub enum Response<'a> {
     /// Nothing, whatever was asked: delete, ping, the watch requests, auth, closeSession.
     Done,
-    /// create and sync.
+    /// create, createIfNotExists and sync.
     Path(Cow<'a, str>),
     /// create2, createContainer, createTTL.
     Created(Cow<'a, str>, Stat),
@@ -167,8 +168,12 @@ pub enum Response<'a> {
     Data(Option<&'a [u8]>, Stat),
     /// getChildren and getEphemerals.
     Names(StringList<'a>),
-    /// getChildren2.
+    /// getChildren2 and the filtered list.
     Children(StringList<'a>, Stat),
+    /// The list with Stats and data; what was not asked for is empty.
+    Listing { names: StringList<'a>, stat: Stat, stats: Vec<Stat>, data: Vec<Option<&'a [u8]>> },
+    /// A page of children: whether there are more, and the Stat of the node.
+    Page(StringList<'a>, bool, Stat),
     /// getACL.
     Acl(AclList<'a>, Stat),
     /// getAllChildrenNumber; also addWatch, which answers with a second error number.
@@ -193,12 +198,19 @@ impl<'a> Response<'a> {
     /// Reads the record that answers a request with opcode `op`. An opcode that no record is known for reads as `Done`.
     pub fn decode(op: i32, r: &mut Reader<'a>) -> Result<Response<'a>, Malformed> {
         Ok(match op {
-            opcode::CREATE | opcode::SYNC => Response::Path(r.required()?),
+            opcode::CREATE | opcode::SYNC | extension::CREATE_IF_NOT_EXISTS => Response::Path(r.required()?),
             opcode::CREATE2 | opcode::CREATE_CONTAINER | opcode::CREATE_TTL => Response::Created(r.required()?, Stat::decode(r)?),
             opcode::EXISTS | opcode::SET_DATA | opcode::SET_ACL => Response::Stat(Stat::decode(r)?),
             opcode::GET_DATA | opcode::RECONFIG => Response::Data(r.buffer()?, Stat::decode(r)?),
             opcode::GET_CHILDREN | opcode::GET_EPHEMERALS => Response::Names(StringList::read(r)?),
-            opcode::GET_CHILDREN2 => Response::Children(StringList::read(r)?, Stat::decode(r)?),
+            opcode::GET_CHILDREN2 | extension::FILTERED_LIST => Response::Children(StringList::read(r)?, Stat::decode(r)?),
+            extension::LIST_WITH_STATS_AND_DATA => Response::Listing {
+                names: StringList::read(r)?,
+                stat: Stat::decode(r)?,
+                stats: (0..r.vector(68)?.unwrap_or(0)).map(|_| Stat::decode(r)).collect::<Result<_, _>>()?,
+                data: (0..r.vector(4)?.unwrap_or(0)).map(|_| r.buffer()).collect::<Result<_, _>>()?,
+            },
+            extension::CHILDREN_PAGE => Response::Page(StringList::read(r)?, r.bool()?, Stat::decode(r)?),
             opcode::GET_ACL => Response::Acl(AclList::read(r)?, Stat::decode(r)?),
             opcode::GET_ALL_CHILDREN_NUMBER | opcode::ADD_WATCH => Response::Number(r.i32()?),
             opcode::WHO_AM_I => {
@@ -235,6 +247,19 @@ impl<'a> Response<'a> {
                 names.encode(out);
                 stat.encode(out);
             }
+            Response::Listing { names, stat, stats, data } => {
+                names.encode(out);
+                stat.encode(out);
+                write_i32(out, stats.len() as i32);
+                stats.iter().for_each(|stat| stat.encode(out));
+                write_i32(out, data.len() as i32);
+                data.iter().for_each(|data| write_buffer(out, *data));
+            }
+            Response::Page(names, more, stat) => {
+                names.encode(out);
+                write_bool(out, *more);
+                stat.encode(out);
+            }
             Response::Acl(acl, stat) => {
                 acl.encode(out);
                 stat.encode(out);
@@ -260,6 +285,7 @@ impl<'a> OpResponse<'a> {
             _ if done => return Ok(None),
             -1 => Err(r.i32()?),
             opcode::CREATE | opcode::CREATE2 | opcode::SET_DATA | opcode::GET_DATA | opcode::GET_CHILDREN => Ok(Response::decode(kind, r)?),
+            opcode::EXISTS | opcode::GET_CHILDREN2 | extension::LIST_WITH_STATS_AND_DATA => Ok(Response::decode(kind, r)?),
             opcode::DELETE | opcode::CHECK => Ok(Response::Done),
             // Without knowing its record, there is no way to find the next result.
             _ => return Err(Malformed),

@@ -104,6 +104,19 @@ pub enum Change<'a> {
     },
     /// A check that held. Only inside a multi, and only for its place in the reply.
     Check,
+    /// The node and all below it go, children before their parents and in name order, as the state at apply says.
+    DeleteTree {
+        #[rkyv(with = InlineAsBox)]
+        path: &'a str,
+        path_hash: u64,
+    },
+    /// A create that found its node there and was content. Nothing changes.
+    CreateSkipped {
+        #[rkyv(with = InlineAsBox)]
+        path: &'a str,
+    },
+    /// A delete that could not be had and was content. Nothing changes.
+    DeleteSkipped,
 }
 
 /// One entry of an access control list, borrowed from a request.

@@ -7,11 +7,11 @@ Agreed differences, which no step asks for:
 - sasl (102): ZooKeeper answers even where no mechanism is configured, Falconer has no such opcode;
 - deleteContainer (20) and createSession (-10) from clients: ZooKeeper obeys, which is a hole;
 - createTTL outside a multi with flags of no TTL and a negative time: ZooKeeper checks it, then fails to apply it;
-- null where a path belongs, or inside the ACL of a multi: Falconer cannot read such a request, ZooKeeper answers by where
-  it trips over the null, and watches nothing at all with addWatch;
+- null where a path belongs, in the lists of setWatches, or inside the ACL of a multi: Falconer cannot read such a request,
+  ZooKeeper answers by where it trips over the null: after half the work, or after watching nothing at all with addWatch;
 - IPv6 in the scheme `ip`: ZooKeeper 3.9.3 refuses it, its next version and Falconer do not;
 - several creates in one multi that only together go beyond a hard quota: ZooKeeper does not notice, Falconer refuses;
-- opcodes from 500 on: left to extensions.
+- opcodes from 500 on, and exists inside a multiRead: extensions.
 
 Masked in differential_replies.py: the order inside sets (children, ephemerals, identities, the entries that the scheme
 `auth` expands to), and how characters beyond the BMP are repeated (ZooKeeper: CESU-8, which its own client cannot read;
@@ -211,7 +211,9 @@ class Maker:
             op, path, watch = self.random.choice([GET_DATA, GET_CHILDREN]), self.path(), self.random.random() < 0.3
             parts.append((op, path_watch(path, watch), show(f"read[{op}]", path, watch)))
         if self.random.random() < 0.1:
-            parts.append(self.random.choice([self.check_parts(), self.create_parts(in_multi=True), (EXISTS, path_watch(BASE), "exists")]))
+            # Not exists: Falconer takes it here, for Keeper's clients.
+            strange = (GET_CHILDREN2, path_watch(BASE), "getChildren2")
+            parts.append(self.random.choice([self.check_parts(), self.create_parts(in_multi=True), strange]))
         return self.joined(MULTI_READ, parts)
 
     def joined(self, op, parts):

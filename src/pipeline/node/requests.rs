@@ -152,5 +152,6 @@ fn session_id(server: u16, zxid: u64) -> i64 {
 
 /// Whether a request may take room on the disk for good.
 fn grows(opcode: i32) -> bool {
-    !matches!(opcode, opcode::DELETE | opcode::SYNC | opcode::CLOSE_SESSION | op::ATTACH_SESSION)
+    use crate::wire::extension::opcode::{REMOVE_RECURSIVE, TRY_REMOVE};
+    !matches!(opcode, opcode::DELETE | REMOVE_RECURSIVE | TRY_REMOVE | opcode::SYNC | opcode::CLOSE_SESSION | op::ATTACH_SESSION)
 }

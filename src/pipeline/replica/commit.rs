@@ -166,7 +166,7 @@ impl Replica {
 
 /// The record of a successful change.
 fn result_body(out: &mut Vec<u8>, change: &ArchivedChange<'_>, result: &OpResult) {
-    if let ArchivedChange::Create { path, .. } = change {
+    if let ArchivedChange::Create { path, .. } | ArchivedChange::CreateSkipped { path } = change {
         jute::write_string(out, path);
     }
     match result {
@@ -176,12 +176,13 @@ fn result_body(out: &mut Vec<u8>, change: &ArchivedChange<'_>, result: &OpResult
     }
 }
 
-/// The type of a result inside a multi; creates that return a Stat all look like create2 (T03).
+/// The type of a result inside a multi; creates that return a Stat all look like create2 (T03). Extensions are answered
+/// as what they vary: clients that go by the type find records that they know.
 fn multi_kind(change: &ArchivedChange<'_>) -> i32 {
     match change {
-        ArchivedChange::Create { with_stat: false, .. } => opcode::CREATE,
+        ArchivedChange::Create { with_stat: false, .. } | ArchivedChange::CreateSkipped { .. } => opcode::CREATE,
         ArchivedChange::Create { .. } => opcode::CREATE2,
-        ArchivedChange::Delete { .. } => opcode::DELETE,
+        ArchivedChange::Delete { .. } | ArchivedChange::DeleteTree { .. } | ArchivedChange::DeleteSkipped => opcode::DELETE,
         ArchivedChange::SetData { .. } => opcode::SET_DATA,
         ArchivedChange::SetAcl { .. } => unreachable!("no multi has a setACL"),
         ArchivedChange::Check => opcode::CHECK,

@@ -16,7 +16,7 @@ use notices::{Limit, Notices};
 use super::auth::{self, AuthConfig};
 use super::bounds::Bounds;
 use super::conn::{Conn, Connect, Frame, Identities, Phase};
-use super::message::{Answer, ConnId, Submit, Up};
+use super::message::{Answer, ConnId, Submit, Up, goes_up};
 use super::reads::{self, After, Reads};
 use crate::limits::{HANDSHAKE_TIMEOUT_MS, SUBMITS_BYTES_MAX};
 use crate::tree::State;
@@ -340,17 +340,7 @@ impl Replica {
         let Some((xid, op, body)) = split_header(frame) else { return self.close(conn) };
         match op {
             opcode::AUTH => self.authenticate(conn, xid, body),
-            opcode::CREATE
-            | opcode::CREATE2
-            | opcode::CREATE_CONTAINER
-            | opcode::CREATE_TTL
-            | opcode::DELETE
-            | opcode::SET_DATA
-            | opcode::SET_ACL
-            | opcode::MULTI
-            | opcode::RECONFIG
-            | opcode::SYNC
-            | opcode::CLOSE_SESSION => self.write(conn, xid, op, body, frame),
+            _ if goes_up(op) => self.write(conn, xid, op, body, frame),
             _ => self.local(conn, frame),
         }
     }
@@ -427,7 +417,7 @@ impl Replica {
                 .or((scheme == "ip").then_some(&[]))
                 .and_then(|credentials| auth::authenticate(&self.config.auth, &scheme, credentials, conn.peer.ip().to_canonical())),
             Ok(_) | Err(_) => {
-                tracing::warn!("{}: an auth packet that does not parse, closed", conn.peer);
+                self.notice(Limit::Identities, conn.peer, || "an auth packet that does not parse, closed".into());
                 return self.close(conn);
             }
         };

@@ -135,6 +135,9 @@ fn a_negative_length_is_null_only_if_it_is_minus_one() {
         assert_eq!(err(op, &[NULL, NULL, NULL]), code::BAD_ARGUMENTS, "null is a bad path");
         assert_eq!(err(op, &[BELOW, NULL, NULL]), code::MARSHALLING_ERROR);
     }
+    let (begin, end): (&[u8], &[u8]) = (b"\0\0\0\x05\0\xff\xff\xff\xff", b"\xff\xff\xff\xff\x01\xff\xff\xff\xff");
+    assert_eq!(err(opcode::MULTI, &[begin, ROOT, NULL, NULL, end]), code::OK);
+    assert_eq!(err(opcode::MULTI, &[begin, NULL, NULL, NULL, end]), code::MARSHALLING_ERROR, "in a multi it spoils everything");
     assert_eq!(err(opcode::SET_DATA, &[ROOT, NULL, NULL]), code::OK);
     assert_eq!(err(opcode::SET_DATA, &[ROOT, BELOW, NULL]), code::MARSHALLING_ERROR);
     // A list with a negative count is empty, null or not; only null is refused where there must be one.

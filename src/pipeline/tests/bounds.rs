@@ -3,9 +3,10 @@
 
 use super::super::bounds::Bounds;
 use super::*;
-use crate::limits::EVENT_BYTES_MAX;
+use crate::limits::{EVENT_BYTES_MAX, GATHERED_BYTES_MAX};
 use crate::wire::jute::write_string;
 use crate::wire::request::{AclList, opcode};
+use crate::wire::response::Response;
 
 /// From here on the client's socket takes nothing: its output is fetched, and never said to be sent.
 fn deafen(server: &mut Server, client: Client) {
@@ -256,4 +257,22 @@ fn an_unfinished_handshake_ends_in_time() {
     server.wait(1);
     assert!(server.is_closed(silent));
     assert_eq!(server.shards[0].figures().sessionless_expired, 1);
+}
+
+#[test]
+fn a_multi_read_does_not_multiply_a_node_without_end() {
+    let mut server = Server::new();
+    let one = server.session(0);
+    let data = vec![1; 1_000_000];
+    server.call(one, &Request::Create(Create { path: "/big".into(), data: Some(&data), acl: OPEN_ACL, flags: 0 }));
+    server.call(one, &create("/small", 0));
+    let mut ops = vec![get("/big", false); 100];
+    ops.push(get("/small", false));
+    let raw = MultiOps::encode_ops(&ops);
+    let (header, body) = server.call(one, &Request::MultiRead(MultiOps::from_encoded(&raw).unwrap()));
+    let Response::Multi(results) = Response::decode(opcode::MULTI_READ, &mut Reader::new(&body)).unwrap() else { panic!() };
+    let fit = results.iter().filter(|one| one.result.is_ok()).count();
+    assert_eq!((header.err, results.len(), fit), (code::OK, 101, GATHERED_BYTES_MAX / (1_000_000 + 81) + 1));
+    assert!(results[fit - 1..100].iter().all(|one| matches!(one.result, Err(code::BAD_ARGUMENTS))));
+    assert!(results[100].result.is_ok(), "what is small still fits");
 }

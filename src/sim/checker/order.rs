@@ -311,5 +311,8 @@ fn shown_change(change: &ArchivedChange<'_>) -> String {
         ArchivedChange::SetData { path, version, .. } => format!("set {:?} to version {version}", &**path),
         ArchivedChange::SetAcl { path, aversion, .. } => format!("set the list of {:?} to aversion {aversion}", &**path),
         ArchivedChange::Check => "check".into(),
+        ArchivedChange::DeleteTree { path, .. } => format!("delete {:?} and all below it", &**path),
+        ArchivedChange::CreateSkipped { path } => format!("leave {:?} as it is", &**path),
+        ArchivedChange::DeleteSkipped => "delete nothing".into(),
     }
 }
