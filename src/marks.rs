@@ -14,23 +14,27 @@ macro_rules! mark {
 /// Whether the bug with this name is active. Always false without the feature `mutants`.
 #[macro_export]
 macro_rules! mutant {
-    ($name:ident) => {{
-        #[cfg(feature = "mutants")]
-        let active = $crate::marks::is_active(stringify!($name));
-        #[cfg(not(feature = "mutants"))]
-        let active = false;
-        active
-    }};
+    ($name:ident) => {
+        $crate::marks::is_active(stringify!($name))
+    };
+}
+
+/// Always false: this build has no mutants.
+#[cfg(not(feature = "mutants"))]
+#[inline(always)]
+pub fn is_active(_name: &str) -> bool {
+    false
 }
 
 #[cfg(any(test, feature = "mutants"))]
 mod switches {
-    use std::cell::{Cell, RefCell};
+    use std::cell::RefCell;
     use std::collections::BTreeMap;
 
     thread_local! {
         static HITS: RefCell<BTreeMap<&'static str, u64>> = const { RefCell::new(BTreeMap::new()) };
-        static ACTIVE: Cell<Option<&'static str>> = const { Cell::new(None) };
+        #[cfg(feature = "mutants")]
+        static ACTIVE: std::cell::Cell<Option<&'static str>> = const { std::cell::Cell::new(None) };
     }
 
     /// See [`crate::mark`].
@@ -44,10 +48,13 @@ mod switches {
     }
 
     /// Activates one mutant on this thread, or none.
+    #[cfg(feature = "mutants")]
     pub fn activate(name: Option<&'static str>) {
         ACTIVE.set(name);
     }
 
+    /// Whether it is the active one of this thread.
+    #[cfg(feature = "mutants")]
     pub fn is_active(name: &str) -> bool {
         ACTIVE.get() == Some(name)
     }

@@ -66,7 +66,7 @@ impl Net {
     /// Sends bytes; returns when they arrive, None if there is no connection.
     pub fn send(&mut self, from: u16, to: u16, bytes: &[u8], now_us: u64, dice: &mut Dice) -> Option<u64> {
         let open_us = self.open_us(from, to, now_us);
-        let Some(pipe) = self.pipes.get_mut(&(from, to)) else { return None };
+        let pipe = self.pipes.get_mut(&(from, to))?;
         let delay_us = 50 + dice.below(400) as u64 + if dice.chance(2) { dice.below(30_000) as u64 } else { 0 };
         let at_us = (open_us + delay_us).max(pipe.last_us);
         pipe.last_us = at_us;

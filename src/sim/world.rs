@@ -347,8 +347,8 @@ impl World {
             Event::Background { server, incarnation, index } => self.background_done(server, incarnation, index),
             Event::Restart { server } => self.restart(server),
             Event::ClientTurn { client } => self.client_turn(client),
-            Event::ToServer { client, generation } => self.to_server(client, generation),
-            Event::ToClient { client, generation } => self.to_client(client, generation),
+            Event::ToServer { client, generation } => self.server_receives(client, generation),
+            Event::ToClient { client, generation } => self.client_receives(client, generation),
             Event::Fault { index } => self.strike(index),
         }
     }

@@ -37,10 +37,8 @@ pub(super) struct Follower {
 impl Zab {
     /// Turns to `leader`. A leader that only renews its epoch is no loss for clients.
     pub(super) fn follow(&mut self, leader: u16, epoch: u32) {
-        if !self.follows(leader) {
-            if !matches!(self.role, Role::Looking(_)) {
-                self.look(true);
-            }
+        if !self.follows(leader) && !matches!(self.role, Role::Looking(_)) {
+            self.look(true);
         }
         self.queue.clear();
         let heard_ms = self.now_ms + self.config.election_timeout_ms;

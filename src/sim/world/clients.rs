@@ -49,7 +49,10 @@ impl World {
             return self.cut_client(client);
         }
         if slot.link.is_none() {
-            return if slot.client.wants_connection(now_ms) { self.dial(client) } else { () };
+            if slot.client.wants_connection(now_ms) {
+                self.dial(client);
+            }
+            return;
         }
         slot.client.tick(&mut self.checker, now_ms);
         if !self.faults_over {
@@ -60,7 +63,7 @@ impl World {
         self.push(client);
         // What waited while it did not read.
         let generation = self.clients[client].generation;
-        self.to_client(client, generation);
+        self.client_receives(client, generation);
     }
 
     fn dial(&mut self, client: usize) {
@@ -106,7 +109,7 @@ impl World {
         }
     }
 
-    pub(super) fn to_server(&mut self, client: usize, generation: u64) {
+    pub(super) fn server_receives(&mut self, client: usize, generation: u64) {
         let cut = self.dice.chance(5);
         let (now_ms, quiet) = (self.now_ms(), self.quiet);
         let slot = &mut self.clients[client];
@@ -131,7 +134,7 @@ impl World {
     }
 
     /// A shard has bytes for a client.
-    pub(super) fn from_shard(&mut self, server: u16, incarnation: u64, shard: usize, conn: ConnId, bytes: &[u8], close: bool) {
+    pub(super) fn shard_sends(&mut self, server: u16, incarnation: u64, shard: usize, conn: ConnId, bytes: &[u8], close: bool) {
         let owns = |l: &Link| l.server == server && l.incarnation == incarnation && l.shard == shard && l.conn == conn;
         let Some(client) = self.clients.iter().position(|c| c.link.as_ref().is_some_and(owns)) else { return };
         let Some(link) = &mut self.clients[client].link else { return };
@@ -142,7 +145,7 @@ impl World {
         self.after(delay_us, Event::ToClient { client, generation });
     }
 
-    pub(super) fn to_client(&mut self, client: usize, generation: u64) {
+    pub(super) fn client_receives(&mut self, client: usize, generation: u64) {
         let now_ms = self.now_ms();
         let slot = &mut self.clients[client];
         let Some(link) = slot.link.as_mut().filter(|l| l.generation == generation && slot.client.reads(now_ms)) else { return };

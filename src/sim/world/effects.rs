@@ -34,7 +34,7 @@ impl World {
                 Out::Promised(promise) => self.ghost.promised(server, promise.epoch),
                 Out::Truncated(to) => self.ghost.truncated(server, to),
                 Out::Installed(pointer) => self.install(server, incarnation, pointer),
-                Out::Client { shard, conn, bytes, close } => self.from_shard(server, incarnation, shard, conn, &bytes, close),
+                Out::Client { shard, conn, bytes, close } => self.shard_sends(server, incarnation, shard, conn, &bytes, close),
                 Out::Feed { after, token } => self.in_background(server, incarnation, Background::Feed { after, token }),
                 Out::ReadSnapshot { peer, pointer, offset } => {
                     self.in_background(server, incarnation, Background::ReadSnapshot { peer, pointer, offset });
