@@ -1,1 +1,271 @@
-//! x
+//! Replication step by step, on a harness without time of its own: messages arrive at once and in order, a disk confirms when
+//! the test says so. The simulator covers what nobody thinks of; these stories say what is meant.
+
+use super::message::{BatchBytes, Term};
+use super::*;
+use crate::wire::aligned::AlignedBuf;
+use crate::wire::batch::BatchBuilder;
+use crate::wire::txn::{Op, Origin, Txn};
+use std::collections::BTreeMap;
+
+struct Server {
+    zab: Zab,
+    /// Given to the log and not confirmed yet.
+    writing: VecDeque<Arc<Batch>>,
+    published: Vec<u64>,
+    changes: Vec<Change>,
+    promises: Vec<Promise>,
+    truncated: Vec<Position>,
+    feeds: Vec<(Position, u64)>,
+}
+
+struct Net {
+    servers: BTreeMap<u16, Server>,
+    now_ms: u64,
+    /// Servers whose disk confirms nothing.
+    stuck: BTreeSet<u16>,
+    cut: BTreeSet<u16>,
+}
+
+fn start(positions: &[Position], epoch: u32) -> Start {
+    let fresh = Start::fresh(7);
+    let promise = Promise { epoch, ..fresh.promise };
+    Start { promise, positions: Positions::new(positions.iter().copied()), ..fresh }
+}
+
+impl Net {
+    fn new(voters: u16, observers: u16, starts: impl Fn(u16) -> Start) -> Net {
+        let ensemble = Ensemble::majority(1..=voters, voters + 1..=voters + observers);
+        let server = |id: u16| {
+            let zab = Zab::new(ZabConfig::new(id, ensemble.clone()), starts(id), 0);
+            let (writing, published, changes) = (VecDeque::new(), Vec::new(), Vec::new());
+            let server = Server { zab, writing, published, changes, promises: Vec::new(), truncated: Vec::new(), feeds: Vec::new() };
+            (id, server)
+        };
+        let servers = (1..=voters + observers).map(server).collect();
+        let mut net = Net { servers, now_ms: 0, stuck: BTreeSet::new(), cut: BTreeSet::new() };
+        let ids: Vec<u16> = net.servers.keys().copied().collect();
+        for a in &ids {
+            ids.iter().filter(|b| a != *b).for_each(|b| net.servers.get_mut(a).unwrap().zab.peer_up(*b, 0));
+        }
+        net
+    }
+
+    fn zab(&mut self, server: u16) -> &mut Zab {
+        &mut self.servers.get_mut(&server).unwrap().zab
+    }
+
+    /// Time passes, and everything that follows from it happens.
+    fn wait(&mut self, ms: u64) {
+        for _ in 0..ms / 10 {
+            self.now_ms += 10;
+            let now_ms = self.now_ms;
+            self.servers.values_mut().for_each(|s| s.zab.tick(now_ms));
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..200 {
+            for id in self.servers.keys().copied().collect::<Vec<_>>() {
+                self.turn(id);
+            }
+        }
+    }
+
+    fn turn(&mut self, id: u16) {
+        let (now_ms, stuck) = (self.now_ms, self.stuck.contains(&id));
+        let server = self.servers.get_mut(&id).unwrap();
+        while let Some(batch) = server.zab.next_batch() {
+            let batch = Arc::new(batch);
+            server.zab.log_took(batch.clone());
+            server.writing.push_back(batch);
+        }
+        while let Some(batch) = server.writing.pop_front_if(|_| !stuck) {
+            server.zab.durable(batch.position(), now_ms);
+        }
+        server.zab.flush(now_ms);
+        while let Some(effect) = self.servers.get_mut(&id).unwrap().zab.next_effect() {
+            self.effect(id, effect);
+        }
+    }
+
+    fn effect(&mut self, id: u16, effect: Effect) {
+        let now_ms = self.now_ms;
+        let cut = self.cut.contains(&id);
+        let server = self.servers.get_mut(&id).unwrap();
+        match effect {
+            Effect::Send { peer, frame } if !cut && !self.cut.contains(&peer) => {
+                let message = Message::decode(&frame[4..]).unwrap();
+                self.zab(peer).receive(id, message, now_ms);
+            }
+            Effect::Send { .. } => {}
+            Effect::Promise(promise) => {
+                server.promises.push(promise);
+                server.zab.promised_durably(promise, now_ms);
+            }
+            Effect::Truncate(to) => server.truncated.push(to),
+            Effect::Commit(batch) => server.published.push(batch.position().zxid),
+            Effect::Feed { after, token } => server.feeds.push((after, token)),
+            Effect::Change(Change::Lead { epoch }) => {
+                server.changes.push(Change::Lead { epoch });
+                self.propose(id, u64::from(epoch) << 32);
+            }
+            Effect::Change(change) => server.changes.push(change),
+            Effect::Disconnect { why, .. } => panic!("server {id} disconnects: {why}"),
+            Effect::ReadSnapshot { .. } | Effect::WriteSnapshot { .. } => panic!("there are no snapshots here"),
+        }
+    }
+
+    /// The leader logs one transaction.
+    fn propose(&mut self, leader: u16, zxid: u64) {
+        let server = self.servers.get_mut(&leader).unwrap();
+        let batch = Arc::new(batch(zxid, server.zab.appended().chain, server.zab.committed()));
+        server.zab.log_took(batch.clone());
+        server.writing.push_back(batch);
+    }
+
+    fn leader(&self) -> Option<(u16, u32)> {
+        let leads = |(id, s): (&u16, &Server)| match s.zab.standing() {
+            Standing::Leading { epoch, established: true } => Some((*id, epoch)),
+            _ => None,
+        };
+        self.servers.iter().find_map(leads)
+    }
+}
+
+fn batch(zxid: u64, chain: u128, committed: u64) -> Batch {
+    let mut builder = BatchBuilder::default();
+    let op = if zxid as u32 == 0 { Op::NewEpoch { leader: 1 } } else { Op::Error { code: -1 } };
+    builder.push(&Txn { zxid, time_ms: 0, session: 0, origin: Origin::default(), op }).unwrap();
+    builder.close(7, committed, chain, AlignedBuf::with_capacity(4096))
+}
+
+#[test]
+fn the_highest_of_equals_leads_and_commits_when_a_quorum_has_it() {
+    let mut net = Net::new(3, 0, |_| Start::fresh(7));
+    net.wait(100);
+    assert_eq!(net.leader(), Some((3, 1)));
+    net.stuck = BTreeSet::from([1, 2]);
+    net.propose(3, 1 << 32 | 1);
+    net.settle();
+    assert_eq!(net.servers[&3].published, [1 << 32], "one medium is no quorum");
+    net.stuck = BTreeSet::from([2, 3]);
+    net.settle();
+    assert!(net.servers.values().all(|s| s.published.first() == Some(&(1 << 32))));
+    net.stuck = BTreeSet::from([3]);
+    net.settle();
+    for server in net.servers.values() {
+        assert_eq!(server.published, [1 << 32, 1 << 32 | 1]);
+    }
+}
+
+#[test]
+fn the_longer_log_leads_and_the_other_is_cut() {
+    let zero = Position::default();
+    let first = batch(1 << 32, 0, 0).position();
+    let second = batch(1 << 32 | 1, first.chain, 0).position();
+    let garbage = batch(2 << 32, first.chain, 0).position();
+    let mut net = Net::new(3, 0, |id| match id {
+        1 => start(&[zero, first, second], 1),
+        2 => start(&[zero, first], 1),
+        _ => start(&[zero, first, garbage], 2),
+    });
+    net.cut = BTreeSet::from([3]);
+    net.wait(1000);
+    let (leader, epoch) = net.leader().unwrap();
+    assert_eq!(leader, 1, "it has what server 2 lacks");
+    assert_eq!(net.servers[&1].feeds.len(), 1, "what is not in memory comes from the log");
+    net.cut.clear();
+    net.wait(1000);
+    let (_, now) = net.leader().unwrap();
+    assert!(now > epoch || net.servers[&3].truncated == [first], "server 3 cuts the epoch that nobody has");
+}
+
+#[test]
+fn a_leader_without_a_quorum_gives_up_and_its_successor_takes_the_next_epoch() {
+    let mut net = Net::new(3, 0, |_| Start::fresh(7));
+    net.wait(100);
+    let (old, _) = net.leader().unwrap();
+    net.cut = BTreeSet::from([old]);
+    net.wait(2000);
+    let (new, epoch) = net.leader().unwrap();
+    assert!(new != old && epoch > 1);
+    assert_eq!(net.servers[&old].changes.last(), Some(&Change::Lost));
+    net.cut.clear();
+    net.wait(1000);
+    assert_eq!(net.leader(), Some((new, epoch)), "who comes back disturbs nobody");
+    assert_eq!(net.servers[&old].changes.last(), Some(&Change::Follow { epoch, leader: new }));
+}
+
+#[test]
+fn a_vote_is_given_once_and_survives() {
+    let mut net = Net::new(3, 0, |_| Start::fresh(7));
+    let call = |epoch| Message::NewEpoch { epoch, term: Term::Vote, cluster: 7, last: Position::default() };
+    let now_ms = 0;
+    net.zab(1).receive(2, call(5), now_ms);
+    let Some(Effect::Promise(promise)) = net.zab(1).next_effect() else { panic!("a promise comes first") };
+    assert_eq!((promise.epoch, promise.to), (5, 2));
+    assert!(net.zab(1).next_effect().is_none(), "nothing is said before it is durable");
+    net.zab(1).promised_durably(promise, now_ms);
+    let granted = |effect| match effect {
+        Some(Effect::Send { frame, peer }) => match Message::decode(&frame[4..]).unwrap() {
+            Message::AckEpoch { granted, .. } => Some((peer, granted)),
+            _ => None,
+        },
+        _ => None,
+    };
+    assert_eq!(granted(net.zab(1).next_effect()), Some((2, true)));
+    net.zab(1).receive(3, call(5), now_ms);
+    assert_eq!(granted(net.zab(1).next_effect()), Some((3, false)));
+}
+
+#[test]
+fn a_replaced_disk_follows_and_does_not_count() {
+    let history = [Position::default(), batch(1 << 32, 0, 0).position()];
+    let mut net = Net::new(3, 0, |id| {
+        if id == 1 {
+            let fresh = Start::fresh(99);
+            return Start { promise: Promise { member: false, ..fresh.promise }, ..fresh };
+        }
+        start(&history, 1)
+    });
+    net.cut = BTreeSet::from([2]);
+    net.wait(2000);
+    assert_eq!(net.leader(), None, "two of three, and one of them remembers nothing");
+    net.cut.clear();
+    net.wait(2000);
+    let (leader, epoch) = net.leader().unwrap();
+    assert_ne!(leader, 1);
+    let before = net.zab(leader).committed();
+    net.cut = BTreeSet::from([5 - leader]);
+    net.propose(leader, u64::from(epoch) << 32 | 1);
+    net.settle();
+    assert_eq!(net.zab(leader).committed(), before, "its acknowledgement does not commit");
+}
+
+#[test]
+fn observers_see_only_what_is_committed() {
+    let mut net = Net::new(3, 1, |_| Start::fresh(7));
+    net.wait(300);
+    let (leader, epoch) = net.leader().unwrap();
+    net.stuck = (1..=3).filter(|id| *id != leader).collect();
+    let zxid = u64::from(epoch) << 32 | 1;
+    net.propose(leader, zxid);
+    net.settle();
+    assert!(net.zab(4).appended().zxid < zxid);
+    net.stuck.clear();
+    net.settle();
+    assert_eq!(net.servers[&4].published.last(), Some(&zxid));
+}
+
+#[test]
+fn a_batch_that_does_not_continue_the_log_is_refused() {
+    let mut net = Net::new(3, 0, |_| Start::fresh(7));
+    net.wait(100);
+    let stray = batch(1 << 32 | 9, 12345, 0);
+    let append = Message::Append { epoch: 1, committed: 0, round: 1, batch: Some(BatchBytes(stray.bytes())) };
+    net.zab(1).receive(3, append, 100);
+    assert!(matches!(net.zab(1).next_effect(), Some(Effect::Disconnect { peer: 3, .. })));
+    assert_eq!(net.zab(1).appended().zxid, 1 << 32);
+}
