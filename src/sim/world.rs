@@ -377,10 +377,33 @@ impl World {
                 self.checker.caught_up(name, applied[link.shard]);
             }
         }
+        self.everybody_leaves();
         self.checker.registers.finish();
         self.report.judged = self.checker.judged();
         self.report.batches += self.running.published.len() as u64;
         self.report
+    }
+
+    /// With all clients gone every session ends, and in time.
+    fn everybody_leaves(&mut self) {
+        /// What ticks, reports and commits take beyond a timeout.
+        const BOUND_MS: u64 = 3000;
+        let longest_ms = Settings::default().session_timeout_ms_max as u64;
+        for i in 0..self.clients.len() {
+            if let Some(link) = self.links[i].take() {
+                self.running.shards[link.shard].replica.closed(link.conn);
+                self.clients[i].disconnected(&mut self.checker, self.now_ms);
+            }
+        }
+        let end_ms = self.now_ms + longest_ms + BOUND_MS;
+        while self.now_ms < end_ms {
+            self.pass_time();
+            self.pipeline_turn();
+            self.disk_completes();
+            self.job_runs();
+            self.checker.none_overdue(self.now_ms, BOUND_MS);
+        }
+        assert_eq!(self.checker.open_sessions(), 0, "G4: every session ends");
     }
 }
 

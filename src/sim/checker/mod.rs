@@ -92,6 +92,8 @@ pub struct Hello {
     pub password_right: bool,
     pub timeout_ms: i32,
     pub last_zxid_seen: u64,
+    /// The request has the readOnly byte; the reply must have it then, and only then.
+    pub read_only_field: bool,
 }
 
 /// What the pipeline was asked over a connection, in the order of its sequence numbers.
@@ -198,6 +200,8 @@ pub struct Checker {
     next_link: u64,
     /// Who owns each open session, and when it was last heard of.
     clocks: BTreeMap<i64, Clock>,
+    /// When the last epoch began: a new leader gives every session a whole timeout.
+    epoch_ms: u64,
     sequences: Sequences,
     /// Registers that are judged without trusting a zxid; clients use them as they like.
     pub registers: Registers,
@@ -223,6 +227,7 @@ impl Checker {
             keys: BTreeMap::new(),
             next_link: 0,
             clocks: BTreeMap::new(),
+            epoch_ms: 0,
             sequences: Sequences::default(),
             registers: Registers::default(),
             acknowledged: 0,

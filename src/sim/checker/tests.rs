@@ -67,7 +67,7 @@ impl Case {
     }
 
     fn connect(&mut self, session: i64) -> usize {
-        let hello = Hello { session, password_right: true, timeout_ms: 4000, last_zxid_seen: 0 };
+        let hello = Hello { session, password_right: true, timeout_ms: 4000, last_zxid_seen: 0, read_only_field: false };
         let link = self.checker.connecting(hello, 45);
         let index = self.links.len();
         self.checker.accepted(link, Case::key(index));
@@ -312,6 +312,11 @@ fn sessions_end_for_good() {
     let link = case.connect(1);
     violates("G5", &mut case, |c| c.welcome(link, 2));
     let mut case = Case::open();
+    let link = case.connect(1);
+    case.commit(link, 1, Op::AttachSession { timeout_ms: 4000 });
+    case.checker.conns.get_mut(&case.links[link]).unwrap().hello.read_only_field = true;
+    violates("G5", &mut case, |c| c.welcome(link, 1));
+    let mut case = Case::open();
     let link = case.connect(0);
     violates("G5", &mut case, |c| c.commit(link, 1, Op::CreateSession { timeout_ms: 4000, password: PASSWORD }));
 }
@@ -332,6 +337,12 @@ fn sessions_end_in_time() {
     let mut case = Case::open();
     case.checker.none_overdue(5000, 1000);
     violates("G4", &mut case, |c| c.checker.none_overdue(5001, 1000));
+    // A new leader starts the time anew.
+    let mut case = Case::open();
+    case.now_ms = 2000;
+    case.commit_at(1 << 32, Origin::default(), 0, Op::NewEpoch { leader: 1 });
+    case.checker.none_overdue(7000, 1000);
+    violates("G4", &mut case, |c| c.checker.none_overdue(7001, 1000));
     let mut case = Case::new();
     let link = case.connect(0);
     violates("G4", &mut case, |c| c.commit(link, 1, Op::CreateSession { timeout_ms: 40_000, password: PASSWORD }));
@@ -354,7 +365,7 @@ fn a_session_that_moved_is_gone_from_where_it_was() {
     let zxid = moved(&mut case);
     violates("G6", &mut case, |c| c.reply(0, xid, zxid, code::OK, b""));
     let mut case = Case::open();
-    let hello = Hello { session: 1, password_right: false, timeout_ms: 4000, last_zxid_seen: 0 };
+    let hello = Hello { session: 1, password_right: false, timeout_ms: 4000, last_zxid_seen: 0, read_only_field: false };
     let link = case.checker.connecting(hello, 45);
     case.checker.accepted(link, Case::key(1));
     case.sequences.push(0);
