@@ -377,6 +377,7 @@ impl World {
                 self.checker.caught_up(name, applied[link.shard]);
             }
         }
+        self.running.shards.iter().for_each(|shard| self.checker.same_state(shard.replica.state()));
         self.everybody_leaves();
         self.checker.registers.finish();
         self.report.judged = self.checker.judged();
