@@ -20,6 +20,8 @@ pub struct Link<S> {
     /// None between a lost connection and the next try.
     pub stream: Option<TcpStream>,
     pub session: Session<S>,
+    /// How many sockets there have been.
+    pub sockets: u64,
     /// Bytes of the session's output that the socket has taken.
     written: usize,
     /// Its place in the list of servers.
@@ -28,7 +30,11 @@ pub struct Link<S> {
     pub running: u32,
     /// Since when the session is being opened or taken up again.
     pub opening: Span,
-    /// Whether there has been an open session here before.
+    /// When the last operation that was begun here was due.
+    pub asked: Span,
+    /// The session has just been closed.
+    pub just_closed: bool,
+    /// Whether this session has been open before.
     pub was_open: bool,
     /// When to try again; `u64::MAX` while there is a socket.
     pub retry_ns: u64,
@@ -37,12 +43,25 @@ pub struct Link<S> {
 impl<S> Link<S> {
     pub fn new(server: usize, session: Session<S>, now_ns: u64) -> Link<S> {
         let opening = Span { due_ns: now_ns, begun_ns: now_ns };
-        Link { stream: None, session, written: 0, server, running: 0, opening, was_open: false, retry_ns: u64::MAX }
+        Link {
+            stream: None,
+            session,
+            sockets: 0,
+            written: 0,
+            server,
+            running: 0,
+            opening,
+            asked: opening,
+            just_closed: false,
+            was_open: false,
+            retry_ns: u64::MAX,
+        }
     }
 
     /// Begins to connect.
     pub fn connect(&mut self, server: SocketAddr, registry: &Registry, token: Token) -> io::Result<()> {
         self.retry_ns = u64::MAX;
+        self.sockets += 1;
         let mut stream = TcpStream::connect(server)?;
         stream.set_nodelay(true)?;
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
@@ -70,6 +89,12 @@ impl<S> Link<S> {
         self.running = 0;
         self.server = (self.server + 1) % servers;
         self.retry_ns = now_ns + RETRY_NS;
+    }
+
+    /// Puts a new session in the place of one that was closed; with a schedule its opening was due when the closing was.
+    pub fn reopen(&mut self, session: Session<S>, scheduled: bool, now_ns: u64) {
+        self.opening = Span { due_ns: if scheduled { self.asked.due_ns } else { now_ns }, begun_ns: now_ns };
+        (self.stream, self.session, self.written, self.was_open) = (None, session, 0, false);
     }
 
     /// Writes as much output as the socket takes.

@@ -11,9 +11,10 @@ use crate::process::Watched;
 use crate::spec::{Recipe, Spec};
 use crate::tally::{Miss, Violation};
 use crate::worker::Settings;
-use crate::workload::{Fill, Idle, Mix, MixPlan, Sweep, Workload};
+use crate::workload::{Fill, Holders, Idle, Lock, Mix, MixPlan, Queue, Registry, Storm, Sweep, Workload};
 use std::ops::Range;
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::time::Duration;
 
 /// How filling and looking is pipelined: connections, requests outstanding on each.
@@ -114,6 +115,8 @@ fn surrounding(target: &Target, (part, parts): (u32, u32), connections: u32, out
         reply_timeout_ms: target.reply_timeout_ms,
         ops_max: None,
         reconnect: false,
+        storm: false,
+        herd_ns: 0,
         schedule: None,
         part: (part, parts),
         seed: 0,
@@ -133,8 +136,16 @@ impl Plan<'_> {
         Paths { root: self.target.root.clone(), keys_per_dir: self.spec.keys_per_directory }
     }
 
+    fn reconnects(&self) -> bool {
+        self.load.reconnect || !self.actions.is_empty() || self.spec.herd_ms > 0
+    }
+
     /// Runs it all.
     pub fn play(&self, witness: &mut Witness<'_>) -> Result<Findings, PlanError> {
+        if self.reconnects() && !matches!(self.spec.recipe, Recipe::Mix | Recipe::Idle) {
+            let text = "--reconnect and --at: only for mixes and idle sessions; the recipes do not survive a lost connection";
+            return Err(PlanError::Refused(text.into()));
+        }
         prepare(self.target, &self.directories())?;
         let result = self.loaded(witness);
         if !self.load.keep {
@@ -153,9 +164,7 @@ impl Plan<'_> {
         if spec.has_own_nodes() {
             all.extend(paths(0..spec.connections, |out, number| names.own_dir(out, number)));
         }
-        if spec.is_sequential() {
-            all.extend(paths(0..1, |out, number| names.line(out, number)));
-        }
+        all.extend(paths(0..spec.line_count(), |out, number| names.line(out, number)));
         all
     }
 
@@ -164,6 +173,13 @@ impl Plan<'_> {
         let mut measured = match self.spec.recipe {
             Recipe::Mix => self.measure(|plan, part| Mix::new(plan.mix(part)), witness)?,
             Recipe::Idle => self.measure(|_, _| Idle, witness)?,
+            Recipe::Storm => self.measure(|_, _| Storm, witness)?,
+            Recipe::Lock => {
+                let holders: Holders = Arc::new((0..self.spec.lines).map(|_| AtomicU32::new(0)).collect());
+                self.measure(|plan, part| Lock::new(plan.paths(), plan.numbers(part), holders.clone(), plan.load.seed), witness)?
+            }
+            Recipe::Queue => self.measure(Plan::queue, witness)?,
+            Recipe::Registry => self.measure(Plan::registry, witness)?,
         };
         judge_recovery(&mut measured.actions, &measured.tally.ticks);
         let checked_at_end = if self.load.skip_final_check { None } else { self.look_at_end(&mut measured, witness.interrupted)? };
@@ -195,8 +211,23 @@ impl Plan<'_> {
         at(numbers.start)..at(numbers.end)
     }
 
+    /// The connections of a thread.
+    fn numbers(&self, part: u32) -> Range<u32> {
+        share(self.spec.connections, part, self.load.threads)
+    }
+
+    fn queue(&self, part: u32) -> Queue {
+        Queue::new(self.paths(), self.spec.size.clone(), self.numbers(part), self.spec.lines, self.load.seed)
+    }
+
+    fn registry(&self, part: u32) -> Registry {
+        let numbers = self.numbers(part);
+        let keys = self.keys_of(&numbers);
+        Registry::new(self.paths(), self.spec.size.clone(), keys, numbers.len(), self.spec.watches)
+    }
+
     fn mix(&self, part: u32) -> MixPlan {
-        let numbers = share(self.spec.connections, part, self.load.threads);
+        let numbers = self.numbers(part);
         MixPlan {
             paths: self.paths(),
             sizes: self.spec.size.clone(),
@@ -219,7 +250,9 @@ impl Plan<'_> {
             let count = surrounding.connections as u64;
             let settings = Settings {
                 ops_max: load.ops.map(|ops| (ops * count).div_ceil(u64::from(connections))),
-                reconnect: load.reconnect || !self.actions.is_empty(),
+                reconnect: self.reconnects(),
+                storm: self.spec.recipe == Recipe::Storm,
+                herd_ns: u64::from(self.spec.herd_ms) * 1_000_000,
                 schedule: self.schedule.clone(),
                 seed: load.seed,
                 spin: load.spin,

@@ -108,6 +108,14 @@ pub enum Recipe {
     Mix,
     /// Nothing: sessions that stay alive.
     Idle,
+    /// Takes locks and gives them back.
+    Lock,
+    /// Puts items into queues and takes them out.
+    Queue,
+    /// Writes keys that others watch.
+    Registry,
+    /// Closes sessions and opens others.
+    Storm,
 }
 
 /// A workload.
@@ -128,6 +136,12 @@ pub struct Spec {
     /// Nodes of each connection's own that exist before the run.
     pub population: u32,
     pub operation: Vec<Operation>,
+    /// Locks, or queues.
+    pub lines: u32,
+    /// Keys that each connection of a registry watches.
+    pub watches: u32,
+    /// All connections are dropped and taken up again this often; 0: never.
+    pub herd_ms: u32,
 }
 
 impl Default for Spec {
@@ -143,6 +157,9 @@ impl Default for Spec {
             pick: Pick::Uniform,
             population: 0,
             operation: Vec::new(),
+            lines: 1,
+            watches: 10,
+            herd_ms: 0,
         }
     }
 }
@@ -164,6 +181,11 @@ const WORDS: &[(&str, &str)] = words![
     "hot-key"
     "large"
     "paper"
+    "lock"
+    "queue"
+    "registry"
+    "storm"
+    "restart-herd"
     "idle"
     "raftkeeper-create"
     "raftkeeper-mixed"
@@ -221,6 +243,11 @@ impl Spec {
         in_range("keys", self.keys, 0, 100_000_000)?;
         in_range("keys-per-directory", self.keys_per_directory, 1, 1_000_000)?;
         in_range("population", self.population, 0, 1_000_000)?;
+        in_range("lines", self.lines, 1, 100_000)?;
+        in_range("watches", self.watches, 0, 100_000)?;
+        if self.herd_ms > 0 && self.recipe != Recipe::Mix {
+            return Err("herd-ms: only for mixes".into());
+        }
         if let Pick::Zipf(skew) = self.pick
             && (skew <= 0.0 || skew > 5.0 || skew == 1.0)
         {
@@ -228,7 +255,11 @@ impl Spec {
         }
         match self.recipe {
             Recipe::Mix => self.validate_mix(),
-            Recipe::Idle => Ok(()),
+            Recipe::Lock if self.outstanding > 1 => Err("lock: outstanding 1 only: a connection waits for one lock at a time".into()),
+            Recipe::Registry if self.keys < self.connections => {
+                Err(format!("{} keys for {} connections: every connection writes keys of its own", self.keys, self.connections))
+            }
+            Recipe::Idle | Recipe::Lock | Recipe::Queue | Recipe::Registry | Recipe::Storm => Ok(()),
         }
     }
 
@@ -260,9 +291,12 @@ impl Spec {
         }
     }
 
-    /// Whether nodes of sequential names are created.
-    pub fn is_sequential(&self) -> bool {
-        self.operation.iter().any(|operation| operation.sequential)
+    /// How many directories of sequential nodes there are.
+    pub fn line_count(&self) -> u32 {
+        match self.recipe {
+            Recipe::Lock | Recipe::Queue => self.lines,
+            _ => u32::from(self.operation.iter().any(|operation| operation.sequential)),
+        }
     }
 
     /// Whether the connections create nodes of their own.

@@ -24,6 +24,13 @@ pub enum Op {
     Create,
     Delete,
     Multi,
+    /// From asking for a lock to holding it.
+    Acquire,
+    Release,
+    Enqueue,
+    Dequeue,
+    /// From when a write was due to the arrival of its watch event.
+    Notify,
     /// From opening the socket to the end of the handshake of a new session.
     Connect,
     /// The same for a session that is taken up again.
@@ -42,6 +49,11 @@ impl Op {
             Op::Create => "create",
             Op::Delete => "delete",
             Op::Multi => "multi",
+            Op::Acquire => "acquire",
+            Op::Release => "release",
+            Op::Enqueue => "enqueue",
+            Op::Dequeue => "dequeue",
+            Op::Notify => "notify",
             Op::Connect => "connect",
             Op::Reattach => "reattach",
         }
@@ -83,8 +95,12 @@ pub enum Miss {
     LeftBehind,
     /// A sequence number given twice, or not growing.
     Sequence,
+    /// A reply that shows a change before its watch event.
+    LostEvent,
     /// A watch event that nobody had asked for, or that came twice.
     DuplicateEvent,
+    /// Two holders of one lock.
+    Exclusion,
     /// The connection ended without being asked to.
     Connection,
 }

@@ -49,6 +49,10 @@ pub struct Settings {
     pub ops_max: Option<u64>,
     /// Take up sessions again whose connection is lost.
     pub reconnect: bool,
+    /// Open another session in the place of one that was closed, until the drain.
+    pub storm: bool,
+    /// Drop all connections this often and take the sessions up again; 0: never.
+    pub herd_ns: u64,
     /// When operations are due; None: when one has ended.
     pub schedule: Option<Schedule>,
     /// This worker's share of the schedule: which part of how many.
@@ -91,6 +95,8 @@ pub struct Worker<W: Workload> {
     finished: bool,
     /// When the drain ends though some sessions could not be taken up again to be closed.
     give_up_ns: u64,
+    /// When all connections are dropped next.
+    next_herd_ns: u64,
     pace: Option<Pace>,
     /// When operations were due that no connection had room for.
     backlog: VecDeque<u64>,
@@ -121,6 +127,7 @@ impl<W: Workload> Worker<W> {
             stage: Stage::Open,
             finished: false,
             give_up_ns: u64::MAX,
+            next_herd_ns: u64::MAX,
             pace: settings.schedule.clone().map(|schedule| Pace::new(schedule, part, parts, settings.seed)),
             backlog: VecDeque::new(),
             next_link: 0,
@@ -163,6 +170,10 @@ impl<W: Workload> Worker<W> {
             let now_ns = now_ns();
             self.follow_stage(now_ns)?;
             self.begin_due(now_ns);
+            if now_ns >= self.next_herd_ns {
+                self.next_herd_ns += self.settings.herd_ns;
+                self.drop_all()?;
+            }
             self.flush_dirty()?;
             if now_ns > next_tick_ns {
                 self.tick(now_ns)?;
@@ -257,6 +268,26 @@ impl<W: Workload> Worker<W> {
         Ok(())
     }
 
+    /// What a restarted proxy does to its clients: every connection is gone at once, every session is to be resumed.
+    fn drop_all(&mut self) -> Result<(), WorkerError> {
+        for index in 0..self.links.len() {
+            if self.links[index].session.is_open() {
+                let unanswered = self.links[index].session.outstanding();
+                self.broken(index, Broken::ClosedByServer { unanswered }.into())?;
+                self.links[index].retry_ns = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// A storm opens the next session where one was closed.
+    fn reopen(&mut self, index: usize, now_ns: u64) -> Result<(), WorkerError> {
+        self.open -= 1;
+        let session = Session::new(self.settings.timeout_ms, now_ns);
+        self.links[index].reopen(session, self.settings.schedule.is_some(), now_ns);
+        self.connect(index)
+    }
+
     /// Takes over a new stage and does what its start asks for.
     fn follow_stage(&mut self, now_ns: u64) -> Result<(), WorkerError> {
         let stage = self.shared.stage();
@@ -280,8 +311,14 @@ impl<W: Workload> Worker<W> {
             _ => {}
         }
         match stage {
-            Stage::Measure => self.thread_before = thread_run_wait_ns().map(|time| (time, now_ns)),
-            Stage::Drain => self.meter.tally.thread = self.thread_time(now_ns),
+            Stage::Measure => {
+                self.thread_before = thread_run_wait_ns().map(|time| (time, now_ns));
+                self.next_herd_ns = if self.settings.herd_ns > 0 { now_ns + self.settings.herd_ns } else { u64::MAX };
+            }
+            Stage::Drain => {
+                self.meter.tally.thread = self.thread_time(now_ns);
+                self.next_herd_ns = u64::MAX;
+            }
             _ => {}
         }
         for index in 0..self.links.len() {
@@ -341,6 +378,7 @@ impl<W: Workload> Worker<W> {
     fn begin(&mut self, index: usize, span: Span, now_ns: u64) {
         let link = &mut self.links[index];
         link.running += 1;
+        link.asked = span;
         let mut port = link.port(index, &mut self.meter, now_ns);
         if !self.workload.issue(&mut port, span) {
             self.links[index].running -= 1;
@@ -375,7 +413,13 @@ impl<W: Workload> Worker<W> {
     /// Reads what has come, begins what there is room for, and writes what is due.
     fn serve(&mut self, index: usize, readable: bool, read_closed: bool) -> Result<(), WorkerError> {
         if readable {
-            while self.read_once(index)? == READ_BYTES || (read_closed && self.links[index].expects_more()) {}
+            // Another socket in the place of this one has events of its own.
+            let socket = self.links[index].sockets;
+            while self.read_once(index)? == READ_BYTES || (read_closed && self.links[index].expects_more()) {
+                if self.links[index].sockets != socket {
+                    break;
+                }
+            }
         }
         self.flush(index)
     }
@@ -400,6 +444,12 @@ impl<W: Workload> Worker<W> {
             Err(broken) => return self.broken(index, broken.into()).map(|()| 0),
         }
         self.finished |= self.meter.is_full();
+        if std::mem::take(&mut self.links[index].just_closed) {
+            if self.settings.storm && self.stage != Stage::Drain && !self.finished {
+                return self.reopen(index, now_ns).map(|()| 0);
+            }
+            self.closed += 1;
+        }
         self.after_replies(index, now_ns);
         Ok(count)
     }
@@ -428,7 +478,7 @@ impl<W: Workload> Worker<W> {
             }
         });
         self.open += opened;
-        self.closed += usize::from(!was_closed && link.session.is_closed());
+        link.just_closed = !was_closed && link.session.is_closed();
         result
     }
 

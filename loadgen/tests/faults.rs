@@ -137,7 +137,8 @@ impl Store {
 fn read_frame(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let mut len = [0; 4];
     stream.read_exact(&mut len).ok()?;
-    let mut frame = vec![0; u32::from_be_bytes(len) as usize];
+    // A four-letter word is no frame.
+    let mut frame = vec![0; Some(u32::from_be_bytes(len) as usize).filter(|len| *len < 1 << 24)?];
     stream.read_exact(&mut frame).ok()?;
     Some(frame)
 }
@@ -246,7 +247,7 @@ fn run(address: SocketAddr, arguments: &[&str]) -> Output {
 
 /// Exit status and everything printed.
 fn load(fault: Fault, options: &str) -> (Option<i32>, String) {
-    let common = " -c 4 -o 5 --ops 2000 --warmup 0 --reply-timeout-ms 1500";
+    let common = " -c 4 -o 5 --ops 800 --warmup 0 --reply-timeout-ms 1500";
     let output = run(start(fault), &format!("{options}{common}").split(' ').collect::<Vec<_>>());
     let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
     (output.status.code(), text)

@@ -45,7 +45,11 @@ impl Header {
             seed,
             servers: target.servers.iter().map(SocketAddr::to_string).collect(),
             server_versions: answers.iter().map(|answer| version_and_mode(answer)).collect(),
-            server_configuration: four_letters(target.servers[0], "conf").unwrap_or_default().lines().map(str::to_string).collect(),
+            // A server that does not answer one word is not waited for again.
+            server_configuration: match answers[0].is_empty() {
+                true => Vec::new(),
+                false => four_letters(target.servers[0], "conf").unwrap_or_default().lines().map(str::to_string).collect(),
+            },
             host: read("/proc/sys/kernel/hostname").trim().to_string(),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_string(),
             cpu: line(&read("/proc/cpuinfo"), "model name"),

@@ -5,14 +5,22 @@
 mod fill;
 mod idle;
 mod ledger;
+mod lock;
 mod mix;
 mod mix_check;
+mod queue;
+mod registry;
+mod storm;
 mod sweep;
 
 pub use fill::Fill;
 pub use idle::Idle;
 pub use ledger::{KeyEntry, Ledger, OwnEntry};
+pub use lock::{Holders, Lock};
 pub use mix::{Mix, MixPlan};
+pub use queue::Queue;
+pub use registry::Registry;
+pub use storm::Storm;
 pub use sweep::Sweep;
 
 use crate::meter::Meter;
