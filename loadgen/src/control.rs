@@ -2,7 +2,7 @@
 //! is much to do. Refuses to be fast for single calls, and to wait for ever.
 
 use crate::clock::now_ns;
-use crate::session::{Broken, Session};
+use crate::session::{Broken, Incoming, Session, Span};
 use falconer::wire::jute::{Malformed, Reader};
 use falconer::wire::request::{Create, MultiOps, OPEN_ACL, Request};
 use falconer::wire::response::code;
@@ -74,7 +74,11 @@ impl Control {
             Err(error) => return Err(error.into()),
         };
         let answers = &mut self.answers;
-        self.session.receive(&self.scratch[..count], |reply| answers.push_back((reply.header.err, reply.body.to_vec())))?;
+        self.session.receive(&self.scratch[..count], |_, incoming| {
+            if let Incoming::Reply(reply) = incoming {
+                answers.push_back((reply.header.err, reply.body.to_vec()));
+            }
+        })?;
         Ok(())
     }
 
@@ -88,7 +92,9 @@ impl Control {
         let (mut sent, mut done) = (0, 0);
         while done < count {
             while sent < count && sent - done < DEPTH {
-                request(sent, &mut |request| self.session.send(request, (), now_ns()));
+                let now_ns = now_ns();
+                let span = Span { due_ns: now_ns, begun_ns: now_ns };
+                request(sent, &mut |request| self.session.send(request, (), span, now_ns));
                 sent += 1;
             }
             self.flush()?;
@@ -194,7 +200,7 @@ impl Control {
 
     /// Ends the session.
     pub fn close(mut self) -> Result<(), ControlError> {
-        self.session.close((), now_ns());
+        self.session.close(now_ns());
         self.flush()?;
         while !self.session.is_closed() {
             self.read()?;

@@ -81,6 +81,13 @@ fn rss_bytes(pid: u32) -> Option<u64> {
     from("smaps_rollup", "Rss:").or_else(|| from("status", "VmRSS:"))
 }
 
+/// What the calling thread has run, and what it has waited for a core, ns since it started.
+pub fn thread_run_wait_ns() -> Option<(u64, u64)> {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    let mut numbers = text.split_whitespace().map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
 /// Several server processes together, and this one.
 pub struct Watched {
     pub servers: Vec<u32>,

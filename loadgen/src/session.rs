@@ -6,7 +6,7 @@ use crate::frames::{BadLength, Frames};
 use falconer::wire::jute::{Malformed, Reader, write_i32};
 use falconer::wire::record::{ConnectRequest, ConnectResponse, xid};
 use falconer::wire::request::{Request, opcode};
-use falconer::wire::response::ReplyHeader;
+use falconer::wire::response::{ReplyHeader, WatchEvent};
 use std::collections::VecDeque;
 
 /// Why a session cannot go on: what follows in its stream could not be trusted.
@@ -30,8 +30,8 @@ pub enum Broken {
     Silent(u32),
     #[error("a reply to a ping that was not sent")]
     UnexpectedPing,
-    #[error("a watch event, though no watch was set")]
-    UnexpectedEvent,
+    #[error("the server has let the session expire")]
+    Expired,
     #[error("the server closed the connection with {unanswered} requests unanswered")]
     ClosedByServer { unanswered: usize },
 }
@@ -47,16 +47,43 @@ enum Stage {
 /// A request that is not answered yet, with what the caller wants to know again when it is.
 struct Pending<T> {
     xid: i32,
-    sent_ns: u64,
-    what: T,
+    since_ns: u64,
+    span: Span,
+    /// None for the closing of the session, which nobody waits for.
+    what: Option<T>,
+}
+
+/// When an operation should have begun, and when it did. One operation may be several requests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Span {
+    /// When the schedule wanted it; latency counts from here.
+    pub due_ns: u64,
+    /// When its first request was sent; service time counts from here.
+    pub begun_ns: u64,
 }
 
 /// A reply that belongs to a request; the body is what follows the header.
 pub struct Reply<'a, T> {
     pub what: T,
-    pub sent_ns: u64,
+    pub span: Span,
     pub header: ReplyHeader,
     pub body: &'a [u8],
+}
+
+/// What a server sends, besides pings.
+pub enum Incoming<'a, T> {
+    /// The handshake is done.
+    Opened,
+    Reply(Reply<'a, T>),
+    Event(WatchEvent<'a>),
+}
+
+/// What a session needs to be taken up again on another connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    pub session: i64,
+    pub password: [u8; 16],
+    pub last_zxid: i64,
 }
 
 /// A session; `T` is what the caller remembers for each request.
@@ -67,7 +94,8 @@ pub struct Session<T> {
     stage: Stage,
     pending: VecDeque<Pending<T>>,
     next_xid: i32,
-    last_zxid: i64,
+    identity: Identity,
+    resuming: bool,
     timeout_ms: i32,
     last_sent_ns: u64,
     /// Pings without a reply.
@@ -81,9 +109,21 @@ const MS: u64 = 1_000_000;
 impl<T> Session<T> {
     /// A new session; its handshake is in `output`.
     pub fn new(timeout_ms: i32, now_ns: u64) -> Session<T> {
+        Session::resume(Identity { session: 0, password: [0; 16], last_zxid: 0 }, timeout_ms, now_ns)
+    }
+
+    /// Takes up the session of another connection.
+    pub fn resume(identity: Identity, timeout_ms: i32, now_ns: u64) -> Session<T> {
         let mut output = Vec::new();
-        let request =
-            ConnectRequest { protocol_version: 0, last_zxid_seen: 0, timeout_ms, session: 0, password: &[0; 16], read_only: Some(false) };
+        let Identity { session, password, last_zxid } = identity;
+        let request = ConnectRequest {
+            protocol_version: 0,
+            last_zxid_seen: last_zxid,
+            timeout_ms,
+            session,
+            password: &password,
+            read_only: Some(false),
+        };
         request.encode(&mut output);
         Session {
             frames: Frames::default(),
@@ -91,11 +131,27 @@ impl<T> Session<T> {
             stage: Stage::Handshake,
             pending: VecDeque::new(),
             next_xid: 1,
-            last_zxid: 0,
+            identity,
+            resuming: session != 0,
             timeout_ms,
             last_sent_ns: now_ns,
             pings: 0,
         }
+    }
+
+    /// Who this is; `session` is 0 before the handshake of a new one.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// The newest zxid that any reply has carried.
+    pub fn last_zxid(&self) -> i64 {
+        self.identity.last_zxid
+    }
+
+    /// What will never be answered on this connection, oldest first.
+    pub fn take_unanswered(&mut self) -> impl Iterator<Item = T> {
+        self.pending.drain(..).filter_map(|pending| pending.what)
     }
 
     pub fn is_open(&self) -> bool {
@@ -111,30 +167,29 @@ impl<T> Session<T> {
         self.pending.len()
     }
 
-    /// Queues a request. The session must be open.
-    pub fn send(&mut self, request: &Request<'_>, what: T, now_ns: u64) {
-        assert_eq!(self.stage, Stage::Open);
-        request.encode_frame(self.next_xid, &mut self.output);
-        self.expect(what, now_ns);
+    /// Queues a request that belongs to an operation. The session must be open.
+    pub fn send(&mut self, request: &Request<'_>, what: T, span: Span, now_ns: u64) {
+        self.queue(request, Some(what), span, now_ns);
     }
 
-    /// Notes that the request with the next id is on its way.
-    fn expect(&mut self, what: T, now_ns: u64) {
-        self.pending.push_back(Pending { xid: self.next_xid, sent_ns: now_ns, what });
+    fn queue(&mut self, request: &Request<'_>, what: Option<T>, span: Span, now_ns: u64) {
+        assert_eq!(self.stage, Stage::Open);
+        request.encode_frame(self.next_xid, &mut self.output);
+        self.pending.push_back(Pending { xid: self.next_xid, since_ns: now_ns, span, what });
         self.next_xid = if self.next_xid == i32::MAX { 1 } else { self.next_xid + 1 };
         self.last_sent_ns = now_ns;
     }
 
-    /// Asks the server to end the session; `what` comes back with its reply.
-    pub fn close(&mut self, what: T, now_ns: u64) {
-        self.send(&Request::CloseSession, what, now_ns);
+    /// Asks the server to end the session.
+    pub fn close(&mut self, now_ns: u64) {
+        self.queue(&Request::CloseSession, None, Span { due_ns: now_ns, begun_ns: now_ns }, now_ns);
         self.stage = Stage::Closing;
     }
 
     /// Keeps the session alive, and notices a server that has stopped answering. Call about once a second.
     pub fn tick(&mut self, now_ns: u64, reply_timeout_ms: u64) -> Result<(), Broken> {
         if let Some(first) = self.pending.front() {
-            let waited_ms = now_ns.saturating_sub(first.sent_ns) / MS;
+            let waited_ms = now_ns.saturating_sub(first.since_ns) / MS;
             if waited_ms > reply_timeout_ms {
                 return Err(Broken::LostReply { xid: first.xid, waited_ms });
             }
@@ -161,28 +216,31 @@ impl<T> Session<T> {
         Ok(())
     }
 
-    /// Takes what was read and hands over every reply to a request, in order.
-    pub fn receive(&mut self, bytes: &[u8], mut on_reply: impl FnMut(Reply<'_, T>)) -> Result<(), Broken> {
+    /// Takes what was read and hands over everything in it, in order; the session can be written to meanwhile.
+    pub fn receive(&mut self, bytes: &[u8], mut on: impl FnMut(&mut Session<T>, Incoming<'_, T>)) -> Result<(), Broken> {
         let mut frames = std::mem::take(&mut self.frames);
         let result = frames.feed(bytes, |frame| match self.stage {
-            Stage::Handshake => self.handshake(frame),
-            _ => self.frame(frame, &mut on_reply),
+            Stage::Handshake => self.handshake(frame, &mut on),
+            _ => self.frame(frame, &mut on),
         });
         self.frames = frames;
         result
     }
 
-    fn handshake(&mut self, frame: &[u8]) -> Result<(), Broken> {
+    fn handshake(&mut self, frame: &[u8], on: &mut impl FnMut(&mut Session<T>, Incoming<'_, T>)) -> Result<(), Broken> {
         let response = ConnectResponse::decode(frame)?;
         if response.session == 0 || response.timeout_ms <= 0 {
-            return Err(Broken::Refused);
+            return Err(if self.resuming { Broken::Expired } else { Broken::Refused });
         }
         self.timeout_ms = response.timeout_ms;
+        self.identity.session = response.session;
+        self.identity.password = response.password.try_into().map_err(|_| Malformed)?;
         self.stage = Stage::Open;
+        on(self, Incoming::Opened);
         Ok(())
     }
 
-    fn frame(&mut self, frame: &[u8], on_reply: &mut impl FnMut(Reply<'_, T>)) -> Result<(), Broken> {
+    fn frame(&mut self, frame: &[u8], on: &mut impl FnMut(&mut Session<T>, Incoming<'_, T>)) -> Result<(), Broken> {
         let mut reader = Reader::new(frame);
         let header = ReplyHeader::decode(&mut reader)?;
         match header.xid {
@@ -190,22 +248,28 @@ impl<T> Session<T> {
                 self.pings = self.pings.checked_sub(1).ok_or(Broken::UnexpectedPing)?;
                 return Ok(());
             }
-            xid::NOTIFICATION => return Err(Broken::UnexpectedEvent),
+            xid::NOTIFICATION => {
+                on(self, Incoming::Event(WatchEvent::decode(&mut reader)?));
+                return Ok(());
+            }
             _ => {}
         }
         let expected = self.pending.front().map(|first| first.xid);
         if expected != Some(header.xid) {
             return Err(Broken::WrongXid { expected, got: header.xid });
         }
-        if header.zxid < self.last_zxid {
-            return Err(Broken::ZxidWentBack { before: self.last_zxid, after: header.zxid });
+        let before = self.identity.last_zxid;
+        if header.zxid < before {
+            return Err(Broken::ZxidWentBack { before, after: header.zxid });
         }
-        self.last_zxid = header.zxid;
+        self.identity.last_zxid = header.zxid;
         let first = self.pending.pop_front().expect("its xid was just compared");
         if self.stage == Stage::Closing && self.pending.is_empty() {
             self.stage = Stage::Closed;
         }
-        on_reply(Reply { what: first.what, sent_ns: first.sent_ns, header, body: reader.rest() });
+        if let Some(what) = first.what {
+            on(self, Incoming::Reply(Reply { what, span: first.span, header, body: reader.rest() }));
+        }
         Ok(())
     }
 
@@ -228,11 +292,13 @@ mod tests {
         let mut session = Session::new(9000, 0);
         let mut bytes = Vec::new();
         response::connect(&mut bytes, 6000, 77, &[1; 16], Some(false));
-        session.receive(&bytes, |_| panic!("no request yet")).unwrap();
+        session.receive(&bytes, |_, incoming| assert!(matches!(incoming, Incoming::Opened))).unwrap();
         assert!(session.is_open());
         session.output.clear();
         session
     }
+
+    const SPAN: Span = Span { due_ns: 5, begun_ns: 5 };
 
     fn get() -> Request<'static> {
         Request::GetData { path: "/a".into(), watch: false }
@@ -247,10 +313,14 @@ mod tests {
     #[test]
     fn replies_come_back_in_order_around_pings() {
         let mut session = open();
-        (10..13).for_each(|what| session.send(&get(), what, 5));
+        (10..13).for_each(|what| session.send(&get(), what, SPAN, 5));
         session.tick(2002 * MS, 5000).unwrap();
         let mut seen = Vec::new();
-        session.receive(&replies(&[(1, 3), (-2, 3), (2, 3), (3, 9)]), |reply| seen.push((reply.what, reply.header.zxid))).unwrap();
+        let note = |_: &mut Session<u32>, incoming: Incoming<'_, u32>| match incoming {
+            Incoming::Reply(reply) => seen.push((reply.what, reply.header.zxid)),
+            _ => panic!("replies only"),
+        };
+        session.receive(&replies(&[(1, 3), (-2, 3), (2, 3), (3, 9)]), note).unwrap();
         assert_eq!(seen, [(10, 3), (11, 3), (12, 9)]);
         assert_eq!(session.outstanding(), 0);
     }
@@ -258,19 +328,19 @@ mod tests {
     #[test]
     fn a_lost_or_repeated_reply_is_reported() {
         let mut session = open();
-        (0..3).for_each(|what| session.send(&get(), what, 5));
-        let error = session.receive(&replies(&[(1, 3), (3, 3)]), |_| {}).unwrap_err();
+        (0..3).for_each(|what| session.send(&get(), what, SPAN, 5));
+        let error = session.receive(&replies(&[(1, 3), (3, 3)]), |_, _| {}).unwrap_err();
         assert_eq!(error, Broken::WrongXid { expected: Some(2), got: 3 });
         let mut session = open();
-        session.send(&get(), 0, 5);
-        let error = session.receive(&replies(&[(1, 3), (1, 3)]), |_| {}).unwrap_err();
+        session.send(&get(), 0, SPAN, 5);
+        let error = session.receive(&replies(&[(1, 3), (1, 3)]), |_, _| {}).unwrap_err();
         assert_eq!(error, Broken::WrongXid { expected: None, got: 1 });
     }
 
     #[test]
     fn a_reply_that_never_comes_is_reported() {
         let mut session = open();
-        session.send(&get(), 0, 5 * MS);
+        session.send(&get(), 0, SPAN, 5 * MS);
         assert_eq!(session.tick(1005 * MS, 1000), Ok(()));
         assert_eq!(session.tick(1006 * MS, 1000), Err(Broken::LostReply { xid: 1, waited_ms: 1001 }));
     }
@@ -278,8 +348,8 @@ mod tests {
     #[test]
     fn time_does_not_run_backwards() {
         let mut session = open();
-        (0..2).for_each(|what| session.send(&get(), what, 5));
-        let error = session.receive(&replies(&[(1, 8), (2, 7)]), |_| {}).unwrap_err();
+        (0..2).for_each(|what| session.send(&get(), what, SPAN, 5));
+        let error = session.receive(&replies(&[(1, 8), (2, 7)]), |_, _| {}).unwrap_err();
         assert_eq!(error, Broken::ZxidWentBack { before: 8, after: 7 });
     }
 
@@ -300,20 +370,54 @@ mod tests {
         let mut session = Session::<()>::new(9000, 0);
         let mut bytes = Vec::new();
         response::connect(&mut bytes, 0, 0, &[0; 16], Some(false));
-        assert_eq!(session.receive(&bytes, |_| {}), Err(Broken::Refused));
+        assert_eq!(session.receive(&bytes, |_, _| {}), Err(Broken::Refused));
         let mut session = open();
-        session.send(&get(), 0, 5);
+        session.send(&get(), 0, SPAN, 5);
         assert_eq!(session.closed_by_peer(), Err(Broken::ClosedByServer { unanswered: 1 }));
+    }
+
+    #[test]
+    fn a_session_is_taken_up_again_where_it_was() {
+        let mut session = open();
+        session.send(&get(), 7, SPAN, 5);
+        session.receive(&replies(&[(1, 9)]), |_, _| {}).unwrap();
+        session.send(&get(), 8, SPAN, 5);
+        let identity = session.identity();
+        assert_eq!((identity.session, identity.password, identity.last_zxid), (77, [1; 16], 9));
+        assert_eq!(session.take_unanswered().collect::<Vec<_>>(), [8]);
+        let mut again = Session::<u32>::resume(identity, 9000, 6);
+        let request = ConnectRequest::decode(&again.output[4..]).unwrap();
+        assert_eq!((request.session, request.last_zxid_seen, request.password), (77, 9, &[1; 16][..]));
+        let mut bytes = Vec::new();
+        response::connect(&mut bytes, 0, 0, &[0; 16], Some(false));
+        assert_eq!(again.receive(&bytes, |_, _| {}), Err(Broken::Expired));
+    }
+
+    #[test]
+    fn events_come_through_and_leave_the_queue_alone() {
+        let mut session = open();
+        session.send(&get(), 7, SPAN, 5);
+        let mut bytes = Vec::new();
+        response::watch_event(&mut bytes, 4, 3, "/a");
+        let mut path = String::new();
+        session
+            .receive(&bytes, |_, incoming| {
+                if let Incoming::Event(event) = incoming {
+                    path = event.path.into_owned()
+                }
+            })
+            .unwrap();
+        assert_eq!((path.as_str(), session.outstanding()), ("/a", 1));
     }
 
     #[test]
     fn closing_ends_with_the_last_reply() {
         let mut session = open();
-        session.send(&get(), 0, 5);
-        session.close(1, 6);
-        session.receive(&replies(&[(1, 3)]), |_| {}).unwrap();
+        session.send(&get(), 0, SPAN, 5);
+        session.close(6);
+        session.receive(&replies(&[(1, 3)]), |_, _| {}).unwrap();
         assert!(!session.is_closed());
-        session.receive(&replies(&[(2, 4)]), |_| {}).unwrap();
+        session.receive(&replies(&[(2, 4)]), |_, _| {}).unwrap();
         assert!(session.is_closed());
         assert_eq!(session.closed_by_peer(), Ok(()));
     }

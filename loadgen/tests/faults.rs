@@ -3,13 +3,14 @@
 
 use falconer::wire::jute::{write_buffer, write_i32, write_string};
 use falconer::wire::record::Stat;
-use falconer::wire::request::Request;
+use falconer::wire::request::{Create, Request};
 use falconer::wire::response::{self, code};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fault {
@@ -28,6 +29,18 @@ enum Fault {
     Refusal,
     /// The connection breaks at a set.
     Hangup,
+    /// A set is answered with the zxid before the last.
+    ZxidBack,
+    /// A create is confirmed and forgotten.
+    LostCreate,
+    /// Ephemeral nodes outlive their session.
+    LeftBehind,
+    /// A sequence number is given twice.
+    RepeatedSequence,
+    /// A list lacks a child.
+    ShortList,
+    /// Everything stands still for a second, once.
+    Pause,
 }
 
 #[derive(Clone)]
@@ -39,6 +52,7 @@ struct Value {
 struct Node {
     first: Value,
     now: Value,
+    owner: u64,
 }
 
 /// All nodes but the root, and the last zxid.
@@ -47,6 +61,10 @@ struct Store {
     nodes: BTreeMap<String, Node>,
     zxid: i64,
     sets: u32,
+    creates: u32,
+    /// The number of the last connection, and of the next sequential node.
+    sessions: u64,
+    sequence: u32,
 }
 
 impl Store {
@@ -56,15 +74,23 @@ impl Store {
         below.filter(|name| !name.contains('/')).map(str::to_string).collect()
     }
 
-    fn create(&mut self, path: &str, data: &[u8], body: &mut Vec<u8>) -> i32 {
-        if self.nodes.contains_key(path) {
+    fn create(&mut self, create: &Create<'_>, session: u64, fault: Fault, body: &mut Vec<u8>) -> i32 {
+        let (mut path, data) = (create.path.to_string(), create.data.unwrap_or(&[]));
+        if create.flags & 2 != 0 {
+            path += &format!("{:010}", self.sequence);
+            self.sequence += u32::from(fault != Fault::RepeatedSequence || self.sequence != 40);
+        } else if self.nodes.contains_key(&path) {
             return code::NODE_EXISTS;
         }
         self.zxid += 1;
+        self.creates += u32::from(path.contains("/n"));
         let stat = Stat { mzxid: self.zxid, data_length: data.len() as i32, ..Stat::default() };
         let first = Value { data: data.to_vec(), stat };
-        self.nodes.insert(path.to_string(), Node { now: first.clone(), first });
-        write_string(body, path);
+        write_string(body, &path);
+        if fault != Fault::LostCreate || self.creates != 50 {
+            let owner = if create.flags & 1 != 0 { session } else { 0 };
+            self.nodes.insert(path, Node { now: first.clone(), first, owner });
+        }
         code::OK
     }
 
@@ -82,6 +108,12 @@ impl Store {
         let foreign = self.nodes.iter().rev().find(|(other, _)| *other != path).expect("there are many");
         write_buffer(body, Some(if fault == Fault::ForeignData { &foreign.1.now.data } else { &value.data }));
         value.stat.encode(body);
+        code::OK
+    }
+
+    fn exists(&self, path: &str, body: &mut Vec<u8>) -> i32 {
+        let Some(node) = self.nodes.get(path) else { return code::NO_NODE };
+        Stat { num_children: self.children(path).len() as i32, ..node.now.stat }.encode(body);
         code::OK
     }
 
@@ -105,7 +137,8 @@ impl Store {
 fn read_frame(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let mut len = [0; 4];
     stream.read_exact(&mut len).ok()?;
-    let mut frame = vec![0; u32::from_be_bytes(len) as usize];
+    // A four-letter word is no frame.
+    let mut frame = vec![0; Some(u32::from_be_bytes(len) as usize).filter(|len| *len < 1 << 24)?];
     stream.read_exact(&mut frame).ok()?;
     Some(frame)
 }
@@ -117,29 +150,53 @@ fn children_body(names: &[String], body: &mut Vec<u8>) -> i32 {
 }
 
 /// Executes one request; None closes the connection without a reply.
-fn execute(store: &mut Store, request: &Request<'_>, fault: Fault, body: &mut Vec<u8>) -> Option<i32> {
+fn execute(store: &mut Store, request: &Request<'_>, session: u64, fault: Fault, body: &mut Vec<u8>) -> Option<i32> {
     Some(match request {
-        Request::Create(create) => store.create(&create.path, create.data.unwrap_or(&[]), body),
+        Request::Create(create) => store.create(create, session, fault, body),
         Request::Delete { path, .. } => store.delete(path),
         Request::GetData { path, .. } => store.get(path, fault, body),
         Request::SetData { .. } if fault == Fault::Hangup => return None,
         Request::SetData { path, data, .. } => store.set(path, data.unwrap_or(&[]), fault, body),
         Request::GetChildren { path, .. } if store.nodes.contains_key(&**path) => children_body(&store.children(path), body),
         Request::GetChildren { .. } => code::NO_NODE,
+        Request::GetChildren2 { path, .. } => {
+            let mut names = store.children(path);
+            if fault == Fault::ShortList {
+                names.pop();
+            }
+            children_body(&names, body);
+            Stat { num_children: names.len() as i32, ..Stat::default() }.encode(body);
+            code::OK
+        }
+        Request::Exists { path, .. } => store.exists(path, body),
+        Request::Sync { path } => {
+            write_string(body, path);
+            code::OK
+        }
         // Always refused, which the program must be able to live with: it deletes one by one then.
         Request::Multi(_) => {
             response::multi_error(body, code::NOT_EMPTY);
             code::OK
         }
-        Request::CloseSession | Request::Ping => code::OK,
+        Request::CloseSession => {
+            store.nodes.retain(|_, node| node.owner != session || fault == Fault::LeftBehind);
+            code::OK
+        }
+        Request::Ping => code::OK,
         other => panic!("the program sent {other:?}"),
     })
 }
 
 fn serve(mut stream: TcpStream, store: &Mutex<Store>, fault: Fault) -> Option<()> {
+    stream.set_nodelay(true).ok()?;
     read_frame(&mut stream)?;
     let mut out = Vec::new();
     response::connect(&mut out, 10_000, 1, &[1; 16], Some(false));
+    let session = {
+        let mut store = store.lock().unwrap();
+        store.sessions += 1;
+        store.sessions
+    };
     loop {
         stream.write_all(&out).ok()?;
         out.clear();
@@ -148,15 +205,23 @@ fn serve(mut stream: TcpStream, store: &Mutex<Store>, fault: Fault) -> Option<()
         let request = Request::decode(op, &frame[8..]).expect("the program sends what decodes");
         let mut store = store.lock().unwrap();
         let mut body = Vec::new();
-        let err = execute(&mut store, &request, fault, &mut body)?;
+        let err = execute(&mut store, &request, session, fault, &mut body)?;
+        let mut zxid = store.zxid as u64;
         if store.sets == 100 && matches!(request, Request::SetData { .. }) {
             match fault {
                 Fault::WrongXid => xid += 1,
                 Fault::LostReply => continue,
+                // The session has seen a newer one: its own sets before this one.
+                Fault::ZxidBack => zxid = 1,
+                // With the lock: everybody waits.
+                Fault::Pause => {
+                    store.sets += 1;
+                    std::thread::sleep(Duration::from_secs(1));
+                }
                 _ => {}
             }
         }
-        let mark = response::begin_reply(&mut out, xid, store.zxid as u64, err);
+        let mark = response::begin_reply(&mut out, xid, zxid, err);
         out.extend_from_slice(&body);
         response::end_frame(&mut out, mark);
     }
@@ -180,16 +245,21 @@ fn run(address: SocketAddr, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_falconer-loadgen")).args(arguments).args(["--server", &server]).output().unwrap()
 }
 
-fn mixed(fault: Fault) -> (Option<i32>, String) {
-    let options = "mixed -c 4 -o 5 -k 50 --ops 2000 --warmup 0 --reply-timeout-ms 1500 --read-percent 50";
-    let output = run(start(fault), &options.split(' ').collect::<Vec<_>>());
+/// Exit status and everything printed.
+fn load(fault: Fault, options: &str) -> (Option<i32>, String) {
+    let common = " -c 4 -o 5 --ops 800 --warmup 0 --reply-timeout-ms 1500";
+    let output = run(start(fault), &format!("{options}{common}").split(' ').collect::<Vec<_>>());
     let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
     (output.status.code(), text)
 }
 
-fn expect(fault: Fault, status: i32, words: &str) {
-    let (code, text) = mixed(fault);
+fn expect_of(options: &str, fault: Fault, status: i32, words: &str) {
+    let (code, text) = load(fault, options);
     assert!(code == Some(status) && text.contains(words), "{fault:?}: exit status {code:?}: {text}");
+}
+
+fn expect(fault: Fault, status: i32, words: &str) {
+    expect_of("mixed -k 50 --read-percent 50", fault, status, words);
 }
 
 #[test]
@@ -199,17 +269,17 @@ fn a_right_server_passes() {
 
 #[test]
 fn a_wrong_request_id_ends_the_run() {
-    expect(Fault::WrongXid, 2, "a reply was lost, repeated or overtaken");
+    expect(Fault::WrongXid, 1, "a reply was lost, repeated or overtaken");
 }
 
 #[test]
 fn a_reply_that_never_comes_ends_the_run() {
-    expect(Fault::LostReply, 2, "reply");
+    expect(Fault::LostReply, 1, "reply");
 }
 
 #[test]
 fn a_broken_connection_ends_the_run() {
-    expect(Fault::Hangup, 2, "connection");
+    expect(Fault::Hangup, 1, "connection");
 }
 
 #[test]
@@ -233,6 +303,55 @@ fn error_codes_are_reported() {
 }
 
 #[test]
+fn a_zxid_that_goes_back_ends_the_run() {
+    expect(Fault::ZxidBack, 1, "zxid-went-back");
+}
+
+#[test]
+fn a_created_node_that_is_not_there_at_the_end_is_reported() {
+    expect_of("create", Fault::None, 0, "errors       0");
+    expect_of("create", Fault::LostCreate, 1, "was created and is not there");
+}
+
+const SEQUENTIAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sequential.toml");
+
+#[test]
+fn ephemeral_nodes_must_be_gone_when_their_sessions_are() {
+    expect_of(SEQUENTIAL, Fault::None, 0, "errors       0");
+    expect_of(SEQUENTIAL, Fault::LeftBehind, 1, "left-behind");
+}
+
+#[test]
+fn a_sequence_number_that_is_given_twice_is_reported() {
+    expect_of(SEQUENTIAL, Fault::RepeatedSequence, 1, "sequence");
+}
+
+#[test]
+fn a_list_that_lacks_a_child_is_reported() {
+    expect_of("listing -k 300", Fault::None, 0, "errors       0");
+    expect_of("listing -k 300", Fault::ShortList, 1, "keys were created");
+}
+
+/// A closed loop asks nothing while the server stands still, so nothing is late but what was under way.
+#[test]
+fn a_pause_shows_in_the_percentiles_of_an_open_loop_only() {
+    let report = |options: &str| {
+        let options = format!("write -k 50 -c 4 -o 5 -d 5 --warmup 0 --json {options}");
+        let output = run(start(Fault::Pause), &options.split_whitespace().collect::<Vec<_>>());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let (open, closed) = (report("--rate 200 --arrivals constant"), report(""));
+    // A fifth of the time nothing was answered: a tenth of what was due waited for half a second and more.
+    assert!(open["all"]["p90_us"].as_f64().unwrap() > 300_000.0, "{}", open["all"]);
+    assert!(open["service"]["p90_us"].as_f64().unwrap() < 300_000.0, "{}", open["service"]);
+    assert!(closed["all"]["p99_us"].as_f64().unwrap() < 300_000.0, "{}", closed["all"]);
+    for run in [open, closed] {
+        assert!(run["longest_stall_ms"].as_f64().unwrap() > 900.0, "{}", run["longest_stall_ms"]);
+    }
+}
+
+#[test]
 fn the_other_scenarios_and_what_is_left_behind() {
     let address = start(Fault::None);
     let json = |arguments: &str| {
@@ -241,15 +360,15 @@ fn the_other_scenarios_and_what_is_left_behind() {
         serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
     };
     assert_eq!(json("create -c 3 -o 2 --ops 300 --warmup 0")["ops"], 300);
-    assert_eq!(json("idle -n 20 -d 0.1")["errors"], 0);
+    assert_eq!(json("idle -c 20 -d 0.1")["errors"], 0);
     assert_eq!(json("clean")["ops"], 0, "create tidies up");
     let own = std::process::id().to_string();
     let filled = json(&format!("fill -n 2500 -c 2 -o 50 --server-pid {own}"));
     assert_eq!(filled["ops"], 2500);
     assert!(filled["bytes_per_node"].is_number() && filled["server_cpu_us_per_op"].as_f64().unwrap() > 0.0);
-    let refused = run(address, &["get"]);
+    let refused = run(address, &["read"]);
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("has 3 children"));
-    assert_eq!(json("set -c 2 -o 2 -k 10 --ops 100 --force")["write"]["ops"], 100);
+    assert_eq!(json("write -c 2 -o 2 -k 10 --ops 100 --force")["write"]["ops"], 100);
     assert_eq!(json("clean")["ops"], 0);
 }

@@ -215,16 +215,23 @@ impl Client {
         let mut password = self.password;
         password[3] ^= u8::from(self.lied);
         let timeout_ms = *self.dice.pick(&[4000, 4000, 2500, 100, 60_000]);
+        let read_only = *self.dice.pick(&[None, Some(false), Some(true)]);
         let request = ConnectRequest {
             protocol_version: 0,
             last_zxid_seen: self.last_zxid as i64,
             timeout_ms,
             session: self.session,
             password: &password,
-            read_only: *self.dice.pick(&[None, Some(false), Some(true)]),
+            read_only,
         };
         request.encode(&mut self.outgoing);
-        let hello = Hello { session: self.session, password_right: !self.lied, timeout_ms, last_zxid_seen: self.last_zxid };
+        let hello = Hello {
+            session: self.session,
+            password_right: !self.lied,
+            timeout_ms,
+            last_zxid_seen: self.last_zxid,
+            read_only_field: read_only.is_some(),
+        };
         let link = checker.connecting(hello, self.outgoing.len());
         self.link = Some(link);
         (self.last_sent_ms, self.last_heard_ms) = (now_ms, now_ms);

@@ -96,7 +96,7 @@ impl Swarm {
         if weights.iter().sum::<u32>() == 0 {
             weights[0] = 1;
         }
-        Swarm { weights, odd_percent: *dice.pick(&[0, 2, 10]), watch_percent: *dice.pick(&[0, 20, 50]) }
+        Swarm { weights, odd_percent: *dice.pick(&[0, 2, 10]), watch_percent: *dice.pick(&[0, 30, 60, 90]) }
     }
 
     /// Only these classes, all alike.

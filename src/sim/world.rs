@@ -35,6 +35,10 @@ const WALL_MS: i64 = 1_700_000_000_000;
 const SETTLE_MS: u64 = 20_000;
 /// How long it is watched afterwards: longer than the shortest session timeouts.
 const QUIET_MS: u64 = 3_000;
+/// In one of so many runs all clients leave at the end, and every session has to end.
+const LEAVING_SEEDS: u64 = 8;
+/// What ticks, reports and commits take beyond a timeout.
+const ENDING_MS: u64 = 3_000;
 
 /// What a run did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -293,6 +297,28 @@ impl World {
             assert!(renews || self.ghost.last_committed() >> 32 == epoch, "L2: another epoch begins though nothing is wrong");
         }
         self.judge_clients();
+        let last = self.ghost.last_committed();
+        let shards = self.machines.values().filter_map(|m| m.process.as_ref()).flat_map(|p| &p.shards);
+        shards.filter(|s| s.replica.applied() == last).for_each(|s| self.checker.same_state(s.replica.state()));
+        if self.plan.seed.is_multiple_of(LEAVING_SEEDS) {
+            self.everybody_leaves();
+        }
+    }
+
+    /// With all clients gone every session ends, and in time (G4).
+    fn everybody_leaves(&mut self) {
+        (0..self.clients.len()).for_each(|client| self.cut_client(client));
+        let longest_ms = CheckerSettings::default().session_timeout_ms_max as u64;
+        let end_us = self.now_us + (longest_ms + ENDING_MS) * 1000;
+        while let Some(Reverse((at_us, _, event))) = self.queue.pop_if_before(end_us) {
+            self.now_us = at_us;
+            self.report.events += 1;
+            if !matches!(event, Event::ClientTurn { .. }) {
+                self.handle(event);
+            }
+        }
+        self.checker.none_overdue(self.now_ms(), ENDING_MS);
+        assert_eq!(self.checker.open_sessions(), 0, "G4: every session ends");
     }
 
     fn is_settled(&self) -> bool {

@@ -43,10 +43,12 @@ impl Notices {
 impl Replica {
     /// Says that `peer` has met a limit, unless that was said a moment ago.
     pub(super) fn notice(&mut self, limit: Limit, peer: SocketAddr, what: impl FnOnce() -> String) {
-        match self.notices.due(limit, self.now_ms) {
-            Some(0) => tracing::warn!("{peer}: {}", what()),
-            Some(silent) => tracing::warn!("{peer}: {} ({silent} more like it were not logged)", what()),
-            None => {}
+        let Some(silent) = self.notices.due(limit, self.now_ms) else { return };
+        let more = if silent > 0 { format!(" ({silent} more like it were not logged)") } else { String::new() };
+        match limit {
+            // Nothing is lost: a client that sends faster than it is answered has to wait.
+            Limit::Pause => tracing::info!("{peer}: {}{more}", what()),
+            _ => tracing::warn!("{peer}: {}{more}", what()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Stories about the limit on requests in progress.
+//! Stories about limits of the whole server: requests in progress, connections. Refuses to repeat those of one shard (`bounds`).
 
 use super::*;
 
@@ -26,4 +26,20 @@ fn beyond_the_limit_a_connection_with_requests_in_progress_is_not_read_on() {
     assert_eq!(server.shards[1].figures().outstanding, 1);
     server.settle();
     assert_eq!(errs(server.frames(three)), [code::OK; 2]);
+}
+
+#[test]
+fn connections_are_counted_by_address_and_in_all() {
+    let replica = ReplicaConfig { connections_per_address_max: 2, connections_max: 5, ..ReplicaConfig::default() };
+    let mut server = Server::with(Setup { replica: replica.clone(), ..Setup::default() });
+    let mut accepted =
+        |peer: &str, from_address, total| server.shards[0].accept(peer.parse().unwrap(), Census { from_address, total }, [0; 16]).is_some();
+    assert!(accepted("10.0.0.1:1", 1, 4));
+    assert!(!accepted("10.0.0.1:1", 2, 4), "the third from one address");
+    assert!(!accepted("10.0.0.2:1", 0, 5), "the sixth in all");
+    assert!(accepted("127.0.0.1:1", 4, 4) && accepted("[::1]:1", 4, 4) && accepted("[::ffff:127.0.0.1]:1", 4, 4), "loopback is exempt");
+    assert_eq!(server.shards[0].figures().connections_rejected, 2);
+    let strict = ReplicaConfig { loopback_exempt: false, ..replica };
+    let mut server = Server::with(Setup { replica: strict, ..Setup::default() });
+    assert!(server.shards[0].accept("127.0.0.1:1".parse().unwrap(), Census { from_address: 2, total: 2 }, [0; 16]).is_none());
 }

@@ -2,7 +2,7 @@
 //! executed on the reference model at its zxid and must come out the same, each reply must be what the model says at the
 //! reply's zxid, watch events must be exactly those due. A violation is a panic that begins with the assertion's id:
 //!
-//! * `A7` zxids are contiguous, `B6` nobody sees what is not committed.
+//! * `A7` zxids are contiguous, `B5` a server's whole state is the model's, `B6` nobody sees what is not committed.
 //! * `E1` writes have the model's results, in real time because transactions are observed as they are published, `E2` replies and writes in program order, `E3` no client's
 //!   view goes back, `E4` reads are exact, `E5` a sync reads what was acknowledged before, `E6` one's own writes are seen,
 //!   `E7` a multi is all or nothing, `E8` at most once and only what was asked, `E9` every field of a Stat, `F1` sequences.
@@ -18,6 +18,7 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 mod watching;
+mod whole;
 
 pub use replies::{Heard, Welcome};
 
@@ -92,6 +93,8 @@ pub struct Hello {
     pub password_right: bool,
     pub timeout_ms: i32,
     pub last_zxid_seen: u64,
+    /// The request has the readOnly byte; the reply must have it then, and only then.
+    pub read_only_field: bool,
 }
 
 /// What the pipeline was asked over a connection, in the order of its sequence numbers.
@@ -198,6 +201,8 @@ pub struct Checker {
     next_link: u64,
     /// Who owns each open session, and when it was last heard of.
     clocks: BTreeMap<i64, Clock>,
+    /// When the last epoch began: a new leader gives every session a whole timeout.
+    epoch_ms: u64,
     sequences: Sequences,
     /// Registers that are judged without trusting a zxid; clients use them as they like.
     pub registers: Registers,
@@ -223,6 +228,7 @@ impl Checker {
             keys: BTreeMap::new(),
             next_link: 0,
             clocks: BTreeMap::new(),
+            epoch_ms: 0,
             sequences: Sequences::default(),
             registers: Registers::default(),
             acknowledged: 0,

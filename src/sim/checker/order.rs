@@ -43,7 +43,7 @@ impl Checker {
     fn by_the_server(&mut self, txn: &ArchivedTxn<'_>, now_ms: u64) {
         let (zxid, session) = (txn.zxid.to_native(), txn.session.to_native());
         match &txn.op {
-            ArchivedOp::NewEpoch { .. } if zxid as u32 == 0 => {}
+            ArchivedOp::NewEpoch { .. } if zxid as u32 == 0 => self.epoch_ms = now_ms,
             ArchivedOp::CloseSession if self.model.is_open(session) => {
                 self.session_ended(session, None, zxid, now_ms);
                 self.model.close_session(session);

@@ -44,6 +44,9 @@ impl Checker {
         let Ok(response) = ConnectResponse::decode(frame) else { violated("G5", format_args!("a handshake answered with {frame:?}")) };
         let conn = self.conns.get_mut(&link).expect("a live connection");
         let (hello, session) = (conn.hello, response.session);
+        if response.read_only != hello.read_only_field.then_some(false) {
+            violated("G5", format_args!("the readOnly byte does not answer {hello:?}: {response:?}"));
+        }
         if session == 0 {
             if hello.session == 0 {
                 violated("G5", format_args!("a new session was refused"));

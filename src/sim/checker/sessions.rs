@@ -71,11 +71,11 @@ impl Checker {
         }
     }
 
-    /// Every session that was not heard of for its timeout and `bound_ms` more must have ended. The world calls it when
-    /// there has been a leader for long enough.
+    /// Every session that was not heard of for its timeout and `bound_ms` more, nor the epoch new since then, must have
+    /// ended. The world calls it when there has been a leader for long enough.
     pub fn none_overdue(&self, now_ms: u64, bound_ms: u64) {
         for (session, clock) in &self.clocks {
-            let due_ms = clock.heard_anywhere_ms + clock.timeout_ms + bound_ms;
+            let due_ms = clock.heard_anywhere_ms.max(self.epoch_ms) + clock.timeout_ms + bound_ms;
             if now_ms > due_ms {
                 violated("G4", format_args!("session 0x{session:x} is open at {now_ms} ms, it was due at {due_ms} ms"));
             }

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::limits::BATCH_BYTES_POOLED;
+use crate::tree::State;
 use crate::wire::aligned::AlignedBuf;
-use crate::wire::batch::BatchBuilder;
+use crate::wire::batch::{Batch, BatchBuilder};
 use crate::wire::jute::write_string;
 use crate::wire::record::{Acl, ConnectResponse, Stat, event};
 use crate::wire::request::opcode;
@@ -44,7 +45,7 @@ fn created(path: &str, owner: i64, parent_creates: u32) -> Op<'_> {
 }
 
 fn made(path: &str, owner: i64, parent_creates: u32) -> Change<'_> {
-    Change::Create { path, path_hash: 0, data: None, acl: None, owner, parent_creates, with_stat: false }
+    Change::Create { path, path_hash: crate::tree::path::hash(path), data: None, acl: None, owner, parent_creates, with_stat: false }
 }
 
 fn was_set(path: &str, version: i32) -> Op<'_> {
@@ -67,7 +68,7 @@ impl Case {
     }
 
     fn connect(&mut self, session: i64) -> usize {
-        let hello = Hello { session, password_right: true, timeout_ms: 4000, last_zxid_seen: 0 };
+        let hello = Hello { session, password_right: true, timeout_ms: 4000, last_zxid_seen: 0, read_only_field: false };
         let link = self.checker.connecting(hello, 45);
         let index = self.links.len();
         self.checker.accepted(link, Case::key(index));
@@ -109,10 +110,7 @@ impl Case {
     }
 
     fn commit_at(&mut self, zxid: u64, origin: Origin, session: i64, op: Op<'_>) -> u64 {
-        let mut builder = BatchBuilder::default();
-        builder.push(&Txn { zxid, time_ms: TIME_MS, session, origin, op }).unwrap();
-        let batch = builder.close(1, 0, 0, AlignedBuf::with_capacity(BATCH_BYTES_POOLED));
-        self.checker.observe(&batch, self.now_ms);
+        self.checker.observe(&batch(&Txn { zxid, time_ms: TIME_MS, session, origin, op }), self.now_ms);
         zxid
     }
 
@@ -152,6 +150,12 @@ impl Case {
     }
 }
 
+fn batch(txn: &Txn<'_>) -> Batch {
+    let mut builder = BatchBuilder::default();
+    builder.push(txn).unwrap();
+    builder.close(1, 0, 0, AlignedBuf::with_capacity(BATCH_BYTES_POOLED))
+}
+
 fn string(text: &str) -> Vec<u8> {
     let mut out = Vec::new();
     write_string(&mut out, text);
@@ -176,6 +180,23 @@ fn the_order_of_transactions() {
     let mut case = Case::open();
     let xid = case.send(0, get("/", false));
     violates("B6", &mut case, |c| c.reply(0, xid, 2, code::OK, b""));
+}
+
+#[test]
+fn the_whole_state() {
+    let mut case = Case::open();
+    case.make("/a", 1);
+    let state_with = |path: &str| {
+        let mut state = State::new(false);
+        let (session, made) = (Op::CreateSession { timeout_ms: 4000, password: PASSWORD }, Op::Change(made(path, 0, 1)));
+        for (at, op) in [session, made].into_iter().enumerate() {
+            let txn = Txn { zxid: at as u64 + 1, time_ms: TIME_MS, session: 1, origin: Origin::default(), op };
+            batch(&txn).txns().for_each(|txn| state.apply(txn, &mut Default::default(), Default::default()));
+        }
+        state
+    };
+    case.checker.same_state(&state_with("/a"));
+    violates("B5", &mut case, |c| c.checker.same_state(&state_with("/b")));
 }
 
 #[test]
@@ -312,6 +333,11 @@ fn sessions_end_for_good() {
     let link = case.connect(1);
     violates("G5", &mut case, |c| c.welcome(link, 2));
     let mut case = Case::open();
+    let link = case.connect(1);
+    case.commit(link, 1, Op::AttachSession { timeout_ms: 4000 });
+    case.checker.conns.get_mut(&case.links[link]).unwrap().hello.read_only_field = true;
+    violates("G5", &mut case, |c| c.welcome(link, 1));
+    let mut case = Case::open();
     let link = case.connect(0);
     violates("G5", &mut case, |c| c.commit(link, 1, Op::CreateSession { timeout_ms: 4000, password: PASSWORD }));
 }
@@ -332,6 +358,12 @@ fn sessions_end_in_time() {
     let mut case = Case::open();
     case.checker.none_overdue(5000, 1000);
     violates("G4", &mut case, |c| c.checker.none_overdue(5001, 1000));
+    // A new leader starts the time anew.
+    let mut case = Case::open();
+    case.now_ms = 2000;
+    case.commit_at(1 << 32, Origin::default(), 0, Op::NewEpoch { leader: 1 });
+    case.checker.none_overdue(7000, 1000);
+    violates("G4", &mut case, |c| c.checker.none_overdue(7001, 1000));
     let mut case = Case::new();
     let link = case.connect(0);
     violates("G4", &mut case, |c| c.commit(link, 1, Op::CreateSession { timeout_ms: 40_000, password: PASSWORD }));
@@ -354,7 +386,7 @@ fn a_session_that_moved_is_gone_from_where_it_was() {
     let zxid = moved(&mut case);
     violates("G6", &mut case, |c| c.reply(0, xid, zxid, code::OK, b""));
     let mut case = Case::open();
-    let hello = Hello { session: 1, password_right: false, timeout_ms: 4000, last_zxid_seen: 0 };
+    let hello = Hello { session: 1, password_right: false, timeout_ms: 4000, last_zxid_seen: 0, read_only_field: false };
     let link = case.checker.connecting(hello, 45);
     case.checker.accepted(link, Case::key(1));
     case.sequences.push(0);

@@ -217,6 +217,20 @@ impl Model {
         self.now(path).map(|v| v.stat.czxid as u64)
     }
 
+    /// Every node that is there, in the order of paths: path, data, Stat, list, raw owner.
+    pub fn each(&self, mut visit: impl FnMut(&str, Option<&[u8]>, &Stat, &[Acl], i64)) {
+        for (path, node) in &self.nodes {
+            if let Some((_, Some(v))) = node.versions.back() {
+                visit(path, v.data.as_deref(), &v.stat, &v.acl, v.owner);
+            }
+        }
+    }
+
+    /// Names of the children that are there, in their order.
+    pub fn children(&self, path: &str) -> impl Iterator<Item = &str> {
+        self.nodes.get(path).into_iter().flat_map(|node| &node.children).map(|name| &**name)
+    }
+
     /// mzxid and pzxid of the node that was there at `zxid`.
     pub fn changed_at(&self, path: &str, zxid: u64) -> Option<(u64, u64)> {
         self.at(path, zxid).map(|v| (v.stat.mzxid as u64, v.stat.pzxid as u64))

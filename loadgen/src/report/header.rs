@@ -1,0 +1,90 @@
+//! What is needed to repeat a run: command line, versions, machine, and what the servers say of themselves. Refuses to
+//! fail: what cannot be found out is left empty.
+
+use crate::args::Target;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The circumstances of a run.
+#[derive(Clone, Serialize, Deserialize, Debug, Default)]
+#[serde(default)]
+pub struct Header {
+    pub command: String,
+    pub generator: String,
+    pub seed: u64,
+    pub servers: Vec<String>,
+    /// The first line of `srvr`, and the mode, of each server.
+    pub server_versions: Vec<String>,
+    /// What `conf` answers, of the first server.
+    pub server_configuration: Vec<String>,
+    pub host: String,
+    pub kernel: String,
+    pub cpu: String,
+    pub cores: usize,
+    pub memory_mb: u64,
+    pub load_average: String,
+}
+
+impl Header {
+    pub fn collect(target: &Target, seed: u64) -> Header {
+        let answers: Vec<String> = target.servers.iter().map(|&server| four_letters(server, "srvr").unwrap_or_default()).collect();
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let line = |text: &str, name: &str| {
+            let found = text.lines().find_map(|line| line.strip_prefix(name));
+            found.map_or(String::new(), |rest| rest.trim_start_matches([' ', '\t', ':']).to_string())
+        };
+        let memory = line(&read("/proc/meminfo"), "MemTotal");
+        Header {
+            command: std::env::args().collect::<Vec<_>>().join(" "),
+            generator: format!("falconer-loadgen {}", env!("CARGO_PKG_VERSION")),
+            seed,
+            servers: target.servers.iter().map(SocketAddr::to_string).collect(),
+            server_versions: answers.iter().map(|answer| version_and_mode(answer)).collect(),
+            // A server that does not answer one word is not waited for again.
+            server_configuration: match answers[0].is_empty() {
+                true => Vec::new(),
+                false => four_letters(target.servers[0], "conf").unwrap_or_default().lines().map(str::to_string).collect(),
+            },
+            host: read("/proc/sys/kernel/hostname").trim().to_string(),
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_string(),
+            cpu: line(&read("/proc/cpuinfo"), "model name"),
+            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            memory_mb: memory.split(' ').next().and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) / 1024,
+            load_average: read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),
+        }
+    }
+}
+
+/// "3.9.3-… standalone", out of the answer to `srvr`.
+fn version_and_mode(answer: &str) -> String {
+    let after = |name: &str| answer.lines().find_map(|line| Some(line.split_once(name)?.1.trim().to_string()));
+    let version = after("version:").map(|text| text.split(',').next().unwrap_or_default().to_string());
+    [version, after("Mode:")].into_iter().flatten().collect::<Vec<_>>().join(" ")
+}
+
+/// What a server answers to a four-letter word; None if it does not, or does not allow it.
+pub fn four_letters(server: SocketAddr, word: &str) -> Option<String> {
+    let mut stream = TcpStream::connect_timeout(&server, ANSWER_TIMEOUT).ok()?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT)).ok()?;
+    stream.write_all(word.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.take(1 << 20).read_to_string(&mut answer).ok()?;
+    (!answer.contains("not in the whitelist") && !answer.is_empty()).then_some(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_and_mode_are_found() {
+        let answer = "Zookeeper version: 3.9.3-c26634f34490bb0ea7a09cc51e05ede3b4e320ee, built on 2024\nLatency: 0\nMode: standalone\n";
+        assert_eq!(version_and_mode(answer), "3.9.3-c26634f34490bb0ea7a09cc51e05ede3b4e320ee standalone");
+        assert_eq!(version_and_mode(""), "");
+    }
+}
