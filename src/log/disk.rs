@@ -47,6 +47,8 @@ pub trait Disk {
     fn write_at(&self, file: &Self::File, offset: u64, buf: &[u8]) -> Result<(), Errno>;
     /// Data, and the length needed to read it, are on the medium when this returns. Never to be retried after an error.
     fn sync(&self, file: &Self::File) -> Result<(), Errno>;
+    /// What is read next comes from the medium, not from a cache. Call after [`Disk::sync`].
+    fn forget_cache(&self, file: &Self::File) -> Result<(), Errno>;
     /// Names created and removed so far are on the medium when this returns.
     fn sync_names(&self) -> Result<(), Errno>;
     fn remove(&self, name: &str) -> Result<(), Errno>;

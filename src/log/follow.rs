@@ -30,8 +30,6 @@ pub(super) struct Log {
     pub tail: Position,
     /// The highest watermark in any batch.
     pub committed: u64,
-    /// Where the last frame begins; 0: the header of its segment is the last thing that was written.
-    pub last_frame: u64,
     pub end: u64,
     pub marked: bool,
     pub since: Since,
@@ -52,7 +50,6 @@ pub(super) fn follow<D: Disk>(disk: &D, superblock: &Superblock, run: &[SegmentH
     let mut log = Log {
         tail: floor,
         committed: floor.zxid,
-        last_frame: 0,
         end: FIRST_FRAME,
         marked: true,
         since: Since::default(),
@@ -85,19 +82,16 @@ impl Log {
         let mut walk = Walk::new(*header, next.map(|next| next.base));
         let mut segment = Segment::new(*header);
         check_floor(disk, header, walk.place(), walk.position, floor)?;
-        self.last_frame = 0;
         let end = loop {
             match walk.next(&mut reader).map_err(|fault| judge(disk, slot, walk.position.zxid, fault))? {
                 Step::End(end) => break end,
                 Step::Batch(batch, frame) => {
-                    let frame_bytes = frame.len() as u64;
                     if batch.first_zxid > floor.zxid {
-                        self.since.add(&batch, frame_bytes);
+                        self.since.add(&batch, frame.len() as u64);
                     } else if batch.last_zxid > floor.zxid {
                         return Err(corrupt(disk, slot, walk.offset, floor.zxid, "the snapshot was cut inside this batch"));
                     }
                     check_floor(disk, header, walk.place(), walk.position, floor)?;
-                    self.last_frame = walk.offset - frame_bytes;
                     self.committed = self.committed.max(batch.committed);
                     self.positions.push(walk.position);
                     segment.note(walk.position, walk.offset);

@@ -17,7 +17,6 @@ use super::superblock::{self, BadSuperblock, Promise, Superblock};
 use crate::limits::BLOCK_BYTES;
 use crate::wire::aligned::AlignedBuf;
 use crate::wire::batch::{BadBatch, Position};
-use std::ops::Range;
 
 pub use super::format::{Format, SLOTS_AT_FORMAT, format};
 
@@ -86,8 +85,6 @@ pub struct Recovered {
     pub(super) generation: u64,
     /// Where the log is needed from: index in `segments`.
     pub(super) first_segment: usize,
-    /// Where the last frame begins; see [`open`].
-    last_frame: u64,
     /// Where the next frame goes in the last segment.
     pub(super) end: u64,
     pub(super) marked: bool,
@@ -123,11 +120,11 @@ impl Recovered {
 
 /// Reads the directory, makes sure that what was read is on the medium, cuts a torn tail and counts the start.
 pub fn open<D: Disk>(disk: &D) -> Result<Recovered, RecoveryError> {
+    settle(disk)?;
     let mut found = inspect(disk)?;
-    disk.sync_names().map_err(|e| io(disk, superblock::FILE_NAME, 0, e))?;
     if let Some(last) = found.segments.last() {
         let name = file_name(last.header.slot);
-        settle_tail(disk, &name, found.last_frame..found.end, found.cut.is_some()).map_err(|e| io(disk, &name, found.end, e))?;
+        cut_tail(disk, &name, found.cut.as_ref().map(|cut| cut.1)).map_err(|e| io(disk, &name, found.end, e))?;
     }
     let next = Superblock { boot: found.superblock.boot + 1, snapshot: found.snapshot, ..found.superblock.successor() };
     next.write(disk, found.spare).map_err(|e| io(disk, superblock::FILE_NAME, 0, e))?;
@@ -135,21 +132,28 @@ pub fn open<D: Disk>(disk: &D) -> Result<Recovered, RecoveryError> {
     Ok(found)
 }
 
-/// Reading proves nothing: a block may sit in a volatile cache, and after a failed sync the next one says that all is well
-/// though nothing was written. So what was in flight last, the only thing of which no later frame says that it is durable,
-/// is written once more and synced. A torn frame behind it loses its first block, so that no later write, torn itself, can
-/// complete it. That is enough because only one frame is ever in flight.
-fn settle_tail<D: Disk>(disk: &D, name: &str, last: Range<u64>, torn: bool) -> Result<(), Errno> {
-    let file = disk.open(name)?.ok_or(Errno::EIO)?;
+/// Reading proves nothing: a block may sit in a volatile cache, and after a sync that failed the next one says that all is
+/// well though nothing was written. So everything is synced, and then what is read comes from the medium.
+fn settle<D: Disk>(disk: &D) -> Result<(), RecoveryError> {
     if crate::mutant!(M32) {
         return Ok(());
     }
-    let mut frame = AlignedBuf::with_capacity((last.end - last.start) as usize);
-    disk.read_at(&file, last.start, &mut frame)?;
-    disk.write_at(&file, last.start, &frame)?;
-    if torn {
-        disk.write_at(&file, last.end, &AlignedBuf::with_capacity(BLOCK_BYTES))?;
+    for name in disk.list().map_err(|e| io(disk, "", 0, e))? {
+        let synced = disk.open(&name).and_then(|file| match file {
+            Some(file) => disk.sync(&file).and_then(|()| disk.forget_cache(&file)),
+            None => Ok(()),
+        });
+        synced.map_err(|e| io(disk, &name, 0, e))?;
     }
+    disk.sync_names().map_err(|e| io(disk, superblock::FILE_NAME, 0, e))
+}
+
+/// A torn frame loses its first block, so that no later write, torn itself, can complete it. That is enough because only
+/// one frame is ever in flight.
+fn cut_tail<D: Disk>(disk: &D, name: &str, cut: Option<u64>) -> Result<(), Errno> {
+    let Some(offset) = cut else { return Ok(()) };
+    let file = disk.open(name)?.ok_or(Errno::EIO)?;
+    disk.write_at(&file, offset, &AlignedBuf::with_capacity(BLOCK_BYTES))?;
     disk.sync(&file)
 }
 
@@ -182,7 +186,6 @@ pub fn inspect<D: Disk>(disk: &D) -> Result<Recovered, RecoveryError> {
         positions: log.positions,
         blank,
         generation: slots.generation,
-        last_frame: log.last_frame,
         end: log.end,
         marked: log.marked,
         since: log.since,

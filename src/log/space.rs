@@ -114,7 +114,7 @@ impl Space {
             cut: Vec::new(),
             sequence: 1,
             blank: recovered.blank.iter().copied().collect(),
-            generation: recovered.generation,
+            generation: recovered.generation.max(recovered.superblock.log_floor),
             job: None,
             prepared: 0,
             promise: None,

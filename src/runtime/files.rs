@@ -179,6 +179,10 @@ impl Disk for FileDisk {
         file.0.sync_data().map_err(errno)
     }
 
+    fn forget_cache(&self, file: &DataFile) -> Result<(), Errno> {
+        super::sys::drop_page_cache(&file.0).map_err(errno)
+    }
+
     fn sync_names(&self) -> Result<(), Errno> {
         for dir in [&self.data_dir, &self.log_dir] {
             File::open(dir).and_then(|dir| dir.sync_all()).map_err(errno)?;

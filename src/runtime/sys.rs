@@ -98,3 +98,12 @@ mod tests {
         assert!(locked_memory().soft <= locked_memory().hard);
     }
 }
+
+/// Drops the file's clean pages from the page cache, so that the next read comes from the disk.
+pub fn drop_page_cache(file: &std::fs::File) -> io::Result<()> {
+    // SAFETY: the descriptor is open as long as `file` is borrowed, and the call touches no memory of ours.
+    match unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) } {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code)),
+    }
+}

@@ -352,6 +352,15 @@ impl Disk for SimDisk {
         outcome(fault)
     }
 
+    fn forget_cache(&self, file: &SimFile) -> Result<(), Errno> {
+        let mut inner = self.0.borrow_mut();
+        inner.readable()?;
+        let inode = &mut inner.inodes[file.0];
+        inode.current = inode.durable.clone();
+        inode.volatile.iter().for_each(|op| Inode::apply(&mut inode.current, op));
+        Ok(())
+    }
+
     fn sync_names(&self) -> Result<(), Errno> {
         let mut inner = self.0.borrow_mut();
         let fault = inner.strike(false)?;

@@ -71,11 +71,19 @@ impl Ghost {
         self.committed.len()
     }
 
+    /// A server finds that another one made no sense; honest servers always do (A9).
+    pub fn complains(&mut self, server: u16, of: u16, why: &'static str) {
+        let excused = ["its snapshot is older than what is committed here", "its snapshot could not be stored"].contains(&why);
+        assert!(excused, "A9: server {server} complains of server {of}: {why}");
+    }
+
     // ---- logs and media
 
-    /// A server's log took a batch (A6, A7).
+    /// A server's log took a batch (A6, A7, R2).
     pub fn took(&mut self, server: u16, batch: &Batch) {
         let (first, position) = (batch.header().first_zxid, batch.position());
+        let voter = self.ensemble.is_voter(server);
+        assert!(voter || position.zxid <= self.last_committed(), "R2: observer {server} logs 0x{first:x}, which is not committed");
         let known = *self.proposed.entry(first).or_insert(position);
         assert_eq!(known, position, "A6: server {server} logs another batch at 0x{first:x} than was proposed before");
         let overlaps = self.proposed.range(first + 1..position.zxid + 1).next();

@@ -44,6 +44,8 @@ pub struct Plan {
     pub duration_ms: u64,
     /// The run goes on to its end early after so many events.
     pub events_max: u64,
+    /// Silence after which a leader, or a quorum, counts as gone.
+    pub election_timeout_ms: u64,
     /// Transactions after which a leader goes on to the next epoch.
     pub counter_max: u32,
     /// Transactions after which a server cuts a snapshot.
@@ -57,7 +59,7 @@ impl Plan {
         let mut dice = Dice::new(seed ^ 0xfa17);
         let voters = *dice.pick(&[1, 3, 3, 3, 3, 3, 5]);
         let observers = if voters > 1 && dice.chance(25) { 1 } else { 0 };
-        let duration_ms = 3000 + dice.below(9000) as u64;
+        let duration_ms = 1500 + dice.below(5000) as u64;
         let mut plan = Plan {
             seed,
             voters,
@@ -66,8 +68,9 @@ impl Plan {
             clients: 1 + dice.below(5),
             duration_ms,
             events_max: 50_000,
+            election_timeout_ms: *dice.pick(&[60, 120, 300]),
             counter_max: if dice.chance(10) { 20 + dice.below(200) as u32 } else { u32::MAX - (1 << 20) },
-            snapshot_txns: *dice.pick(&[20, 100, 100_000]),
+            snapshot_txns: *dice.pick(&[15, 60, 100_000]),
             faults: Vec::new(),
         };
         plan.roll_faults(&mut dice);
@@ -88,9 +91,9 @@ impl Plan {
     }
 
     fn roll_faults(&mut self, dice: &mut Dice) {
-        let every_ms = *dice.pick(&[100, 300, 800, 2000]);
+        let every_ms = *dice.pick(&[30, 100, 300, 1000]);
         let kinds: Vec<usize> = (0..11).filter(|_| dice.chance(50)).collect();
-        let mut at_ms = 500 + dice.below(1000) as u64;
+        let mut at_ms = 100 + dice.below(600) as u64;
         let mut wiped = false;
         while at_ms < self.duration_ms && !kinds.is_empty() {
             let kind = *dice.pick(&kinds);
@@ -105,8 +108,8 @@ impl Plan {
     fn roll_fault(&self, kind: usize, dice: &mut Dice) -> Fault {
         let server = 1 + dice.below(usize::from(self.servers())) as u16;
         let other = 1 + dice.below(usize::from(self.servers())) as u16;
-        let down_ms = *dice.pick(&[1, 20, 200, 1500]);
-        let for_ms = *dice.pick(&[10, 100, 400, 1200, 3000]);
+        let down_ms = *dice.pick(&[1, 20, 100, 400, 1500]);
+        let for_ms = *dice.pick(&[10, 60, 150, 400, 1200]);
         match kind {
             0 => Fault::Kill { server, down_ms },
             1 => Fault::PowerCut { server, down_ms },
@@ -117,7 +120,7 @@ impl Plan {
             6 => Fault::Isolate { server, for_ms },
             7 => Fault::SlowDisk { server, factor: *dice.pick(&[10, 100, 1000]), for_ms },
             8 => Fault::DiskError { server },
-            9 if dice.chance(30) => Fault::Wipe { server: 1 + dice.below(usize::from(self.voters)) as u16, down_ms },
+            9 if dice.chance(60) => Fault::Wipe { server: 1 + dice.below(usize::from(self.voters)) as u16, down_ms },
             _ => Fault::Client { client: dice.below(self.clients) },
         }
     }

@@ -32,6 +32,7 @@ pub struct Settings {
     pub server: u16,
     pub ensemble: Ensemble,
     pub shards: usize,
+    pub election_timeout_ms: u64,
     pub counter_max: u32,
     pub snapshot_txns: u64,
     pub seed: u64,
@@ -45,6 +46,7 @@ pub enum Out {
     },
     Disconnect {
         peer: u16,
+        why: &'static str,
     },
     Took(Arc<Batch>),
     Published(Arc<Batch>),
@@ -324,7 +326,7 @@ impl Process {
                 bytes.drain(..used);
                 self.inbox.insert(peer, bytes);
             }
-            None => self.outs.push(Out::Disconnect { peer }),
+            None => self.outs.push(Out::Disconnect { peer, why: "no message" }),
         }
     }
 
@@ -369,7 +371,7 @@ impl Process {
                 }
                 NodeEffect::Down { shard, message } => self.shards[usize::from(shard)].downs.push_back(message),
                 NodeEffect::Send { peer, frame } => self.outs.push(Out::Send { peer, frame }),
-                NodeEffect::Disconnect { peer, .. } => self.outs.push(Out::Disconnect { peer }),
+                NodeEffect::Disconnect { peer, why } => self.outs.push(Out::Disconnect { peer, why }),
                 NodeEffect::Promise(promise) => {
                     let mut effects = Vec::new();
                     self.journal.promise(promise, &mut effects);
@@ -453,12 +455,22 @@ fn replica_config(settings: &Settings, shard: u16, boot: u32) -> ReplicaConfig {
     ReplicaConfig { server: settings.server, shard, boot, alone, auth: auth_config(), ..ReplicaConfig::default() }
 }
 
+fn zab_config(settings: &Settings, boot: u32) -> ZabConfig {
+    let election_timeout_ms = settings.election_timeout_ms;
+    ZabConfig {
+        seed: settings.seed ^ u64::from(boot),
+        election_timeout_ms,
+        heartbeat_ms: election_timeout_ms / 6,
+        ..ZabConfig::new(settings.server, settings.ensemble.clone())
+    }
+}
+
 fn node_config(settings: &Settings, boot: u32) -> NodeConfig {
     NodeConfig {
         boot,
         counter_max: settings.counter_max,
         prepare: PrepareConfig { auth: auth_config(), extended_types_enabled: true, ..PrepareConfig::default() },
-        zab: ZabConfig { seed: settings.seed ^ u64::from(boot), ..ZabConfig::new(settings.server, settings.ensemble.clone()) },
+        zab: zab_config(settings, boot),
         ..NodeConfig::alone(settings.server, settings.shards)
     }
 }

@@ -29,7 +29,7 @@ mod clients;
 mod effects;
 mod faults;
 
-const SEGMENT_BYTES: u64 = 128 << 10;
+const SEGMENT_BYTES: u64 = 64 << 10;
 const WALL_MS: i64 = 1_700_000_000_000;
 /// How long a healed ensemble may take to settle.
 const SETTLE_MS: u64 = 20_000;

@@ -335,7 +335,7 @@ impl<'t> Step<'_, '_, 't> {
         let session = self.state.sessions.remove(&id).expect("just seen");
         let mut doomed: Vec<(String, u32)> = session.ephemerals.iter().map(|slot| (self.state.node(*slot).path(), *slot)).collect();
         doomed.sort_unstable();
-        doomed.truncate(if crate::mutant!(M34) { 1 } else { doomed.len() });
+        doomed.truncate(if crate::mutant!(M34) { 0 } else { doomed.len() });
         for (path, slot) in doomed {
             self.delete(slot, Cow::Owned(path));
         }

@@ -63,12 +63,12 @@ impl Zab {
 
     pub(super) fn looking_tick(&mut self) {
         let Role::Looking(looking) = &self.role else { return };
-        if self.now_ms >= looking.fire_ms && self.is_voter() && self.promising.is_none() {
+        if self.now_ms >= looking.fire_ms && self.promising.is_none() {
             self.ask();
         }
     }
 
-    /// Starts a round of pre-votes.
+    /// Starts a round of pre-votes. An observer asks too: nobody answers, but a leader that took it for a follower notices.
     fn ask(&mut self) {
         let wait_ms = self.config.election_timeout_ms + self.roll(self.config.election_timeout_ms);
         let settled = self.settled() || mutant!(M07);
@@ -85,7 +85,9 @@ impl Zab {
         looking.replies.clear();
         looking.replies.insert(me, Reply { granted: true, member, promised, last });
         self.broadcast(&Message::PreVote { round: round_seed, last }, |_| true);
-        self.weigh_replies();
+        if self.is_voter() {
+            self.weigh_replies();
+        }
     }
 
     /// Somebody asks whether we would vote for it.
@@ -134,7 +136,7 @@ impl Zab {
 
     pub(super) fn pre_vote_reply(&mut self, peer: u16, round: u64, reply: Reply) {
         let Role::Looking(looking) = &mut self.role else { return };
-        if looking.round == round && looking.round != 0 {
+        if looking.round == round && looking.round != 0 && self.config.ensemble.is_voter(self.config.server) {
             looking.replies.insert(peer, reply);
             self.weigh_replies();
         }

@@ -14,9 +14,10 @@ struct Server {
     writing: VecDeque<Arc<Batch>>,
     published: Vec<u64>,
     changes: Vec<Change>,
-    promises: Vec<Promise>,
     truncated: Vec<Position>,
-    feeds: Vec<(Position, u64)>,
+    /// What its log holds, and how often it was read for others.
+    log: Vec<Arc<Batch>>,
+    fed: usize,
 }
 
 struct Net {
@@ -39,7 +40,7 @@ impl Net {
         let server = |id: u16| {
             let zab = Zab::new(ZabConfig::new(id, ensemble.clone()), starts(id), 0);
             let (writing, published, changes) = (VecDeque::new(), Vec::new(), Vec::new());
-            let server = Server { zab, writing, published, changes, promises: Vec::new(), truncated: Vec::new(), feeds: Vec::new() };
+            let server = Server { zab, writing, published, changes, truncated: Vec::new(), log: Vec::new(), fed: 0 };
             (id, server)
         };
         let servers = (1..=voters + observers).map(server).collect();
@@ -79,6 +80,7 @@ impl Net {
         while let Some(batch) = server.zab.next_batch() {
             let batch = Arc::new(batch);
             server.zab.log_took(batch.clone());
+            server.log.push(batch.clone());
             server.writing.push_back(batch);
         }
         while let Some(batch) = server.writing.pop_front_if(|_| !stuck) {
@@ -101,12 +103,15 @@ impl Net {
             }
             Effect::Send { .. } => {}
             Effect::Promise(promise) => {
-                server.promises.push(promise);
                 server.zab.promised_durably(promise, now_ms);
             }
             Effect::Truncate(to) => server.truncated.push(to),
             Effect::Commit(batch) => server.published.push(batch.position().zxid),
-            Effect::Feed { after, token } => server.feeds.push((after, token)),
+            Effect::Feed { after, token } => {
+                server.fed += 1;
+                let log: Vec<Batch> = server.log.iter().filter(|b| b.position().zxid > after.zxid).map(|b| copy(b)).collect();
+                server.zab.fed(token, Some(&log), now_ms);
+            }
             Effect::Change(Change::Lead { epoch }) => {
                 server.changes.push(Change::Lead { epoch });
                 self.propose(id, u64::from(epoch) << 32);
@@ -122,6 +127,7 @@ impl Net {
         let server = self.servers.get_mut(&leader).unwrap();
         let batch = Arc::new(batch(zxid, server.zab.appended().chain, server.zab.committed()));
         server.zab.log_took(batch.clone());
+        server.log.push(batch.clone());
         server.writing.push_back(batch);
     }
 
@@ -134,6 +140,10 @@ impl Net {
     }
 }
 
+fn copy(batch: &Batch) -> Batch {
+    BatchBytes(batch.bytes()).to_batch().unwrap()
+}
+
 fn batch(zxid: u64, chain: u128, committed: u64) -> Batch {
     let mut builder = BatchBuilder::default();
     let op = if zxid as u32 == 0 { Op::NewEpoch { leader: 1 } } else { Op::Error { code: -1 } };
@@ -142,50 +152,49 @@ fn batch(zxid: u64, chain: u128, committed: u64) -> Batch {
 }
 
 #[test]
-fn the_highest_of_equals_leads_and_commits_when_a_quorum_has_it() {
+fn what_a_quorum_has_on_its_media_is_committed() {
     let mut net = Net::new(3, 0, |_| Start::fresh(7));
-    net.wait(100);
-    assert_eq!(net.leader(), Some((3, 1)));
-    net.stuck = BTreeSet::from([1, 2]);
-    net.propose(3, 1 << 32 | 1);
+    net.wait(500);
+    let (leader, epoch) = net.leader().unwrap();
+    let first = u64::from(epoch) << 32;
+    net.stuck = (1..=3).filter(|id| *id != leader).collect();
+    net.propose(leader, first | 1);
     net.settle();
-    assert_eq!(net.servers[&3].published, [1 << 32], "one medium is no quorum");
-    net.stuck = BTreeSet::from([2, 3]);
-    net.settle();
-    assert!(net.servers.values().all(|s| s.published.first() == Some(&(1 << 32))));
-    net.stuck = BTreeSet::from([3]);
+    assert_eq!(net.servers[&leader].published.last(), Some(&first), "one medium is no quorum");
+    net.stuck.pop_first();
     net.settle();
     for server in net.servers.values() {
-        assert_eq!(server.published, [1 << 32, 1 << 32 | 1]);
+        assert_eq!(server.published.last(), Some(&(first | 1)));
     }
 }
 
 #[test]
 fn the_longer_log_leads_and_the_other_is_cut() {
     let zero = Position::default();
-    let first = batch(1 << 32, 0, 0).position();
-    let second = batch(1 << 32 | 1, first.chain, 0).position();
-    let garbage = batch(2 << 32, first.chain, 0).position();
+    let (first, second) = (batch(1 << 32, 0, 0), batch(1 << 32 | 1, batch(1 << 32, 0, 0).position().chain, 0));
+    let garbage = batch(2 << 32, first.position().chain, 0).position();
     let mut net = Net::new(3, 0, |id| match id {
-        1 => start(&[zero, first, second], 1),
-        2 => start(&[zero, first], 1),
-        _ => start(&[zero, first, garbage], 2),
+        1 => start(&[zero, first.position(), second.position()], 2),
+        2 => start(&[zero, first.position()], 2),
+        _ => start(&[zero, first.position(), garbage], 2),
     });
+    net.servers.get_mut(&1).unwrap().log = vec![Arc::new(copy(&first)), Arc::new(copy(&second))];
     net.cut = BTreeSet::from([3]);
-    net.wait(1000);
-    let (leader, epoch) = net.leader().unwrap();
-    assert_eq!(leader, 1, "it has what server 2 lacks");
-    assert_eq!(net.servers[&1].feeds.len(), 1, "what is not in memory comes from the log");
+    net.wait(2000);
+    assert_eq!(net.leader().unwrap().0, 1, "it has what server 2 lacks");
+    assert!(net.servers[&1].fed > 0, "what is not in memory comes from the log");
     net.cut.clear();
-    net.wait(1000);
-    let (_, now) = net.leader().unwrap();
-    assert!(now > epoch || net.servers[&3].truncated == [first], "server 3 cuts the epoch that nobody has");
+    net.wait(2000);
+    let (leader, _) = net.leader().unwrap();
+    assert_ne!(leader, 3, "an epoch that nobody else has is not enough");
+    assert_eq!(net.servers[&3].truncated, [first.position()]);
+    assert_eq!(net.zab(3).committed(), net.zab(leader).committed());
 }
 
 #[test]
 fn a_leader_without_a_quorum_gives_up_and_its_successor_takes_the_next_epoch() {
     let mut net = Net::new(3, 0, |_| Start::fresh(7));
-    net.wait(100);
+    net.wait(500);
     let (old, _) = net.leader().unwrap();
     net.cut = BTreeSet::from([old]);
     net.wait(2000);
@@ -230,6 +239,7 @@ fn a_replaced_disk_follows_and_does_not_count() {
         }
         start(&history, 1)
     });
+    [2, 3].iter().for_each(|id| net.servers.get_mut(id).unwrap().log = vec![Arc::new(batch(1 << 32, 0, 0))]);
     net.cut = BTreeSet::from([2]);
     net.wait(2000);
     assert_eq!(net.leader(), None, "two of three, and one of them remembers nothing");
@@ -247,7 +257,7 @@ fn a_replaced_disk_follows_and_does_not_count() {
 #[test]
 fn observers_see_only_what_is_committed() {
     let mut net = Net::new(3, 1, |_| Start::fresh(7));
-    net.wait(300);
+    net.wait(1000);
     let (leader, epoch) = net.leader().unwrap();
     net.stuck = (1..=3).filter(|id| *id != leader).collect();
     let zxid = u64::from(epoch) << 32 | 1;
@@ -262,10 +272,12 @@ fn observers_see_only_what_is_committed() {
 #[test]
 fn a_batch_that_does_not_continue_the_log_is_refused() {
     let mut net = Net::new(3, 0, |_| Start::fresh(7));
-    net.wait(100);
-    let stray = batch(1 << 32 | 9, 12345, 0);
-    let append = Message::Append { epoch: 1, committed: 0, round: 1, batch: Some(BatchBytes(stray.bytes())) };
-    net.zab(1).receive(3, append, 100);
-    assert!(matches!(net.zab(1).next_effect(), Some(Effect::Disconnect { peer: 3, .. })));
-    assert_eq!(net.zab(1).appended().zxid, 1 << 32);
+    net.wait(500);
+    let (leader, epoch) = net.leader().unwrap();
+    let (follower, first) = (1 + leader % 3, u64::from(epoch) << 32);
+    let stray = batch(first | 1, 12345, 0);
+    let append = Message::Append { epoch, committed: 0, round: 1, batch: Some(BatchBytes(stray.bytes())) };
+    net.zab(follower).receive(leader, append, 500);
+    assert!(matches!(net.zab(follower).next_effect(), Some(Effect::Disconnect { .. })));
+    assert_eq!(net.zab(follower).appended().zxid, first);
 }

@@ -24,7 +24,10 @@ impl World {
         for out in outs {
             match out {
                 Out::Send { peer, frame } => self.send(server, peer, &frame),
-                Out::Disconnect { peer } => self.break_link(server, peer),
+                Out::Disconnect { peer, why } => {
+                    self.ghost.complains(server, peer, why);
+                    self.break_link(server, peer);
+                }
                 Out::Took(batch) => self.ghost.took(server, &batch),
                 Out::Published(batch) => {
                     if self.ghost.published(server, &batch) {

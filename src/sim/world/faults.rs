@@ -114,6 +114,7 @@ impl World {
             server,
             ensemble: self.ensemble.clone(),
             shards: self.plan.shards,
+            election_timeout_ms: self.plan.election_timeout_ms,
             counter_max: self.plan.counter_max,
             snapshot_txns: self.plan.snapshot_txns,
             seed: self.plan.seed ^ u64::from(server) << 32,
