@@ -19,6 +19,7 @@ use std::sync::Arc;
 mod agreement;
 mod bounds;
 mod extension;
+mod scripts;
 mod session_traps;
 mod traps;
 
