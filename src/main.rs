@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command.unwrap_or_else(|| Command::Serve(Serve::default())) {
         Command::Client(command) => cli::run(&command).into(),
+        Command::Doctor(arguments) => cli::doctor(&arguments).into(),
         Command::Recover(arguments) => cli::recover(&arguments).into(),
         Command::Serve(arguments) => serve(&arguments),
     }

@@ -145,6 +145,25 @@ fn the_program_checks_and_exits() {
 }
 
 #[test]
+fn the_doctor_times_the_disk_and_leaves_it_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let doctor = |path: &str| {
+        let command = ["doctor", "--seconds", "1", "--data-dir", path];
+        let output = Command::new(env!("CARGO_BIN_EXE_falconer")).args(command).current_dir(dir.path()).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    // What it thinks of this machine is the machine's business.
+    let (code, text) = doctor(".");
+    assert!(
+        text.contains("durable 4 KiB writes") && text.contains("io_uring") && code == i32::from(text.contains("BAD")),
+        "{code}: {text}"
+    );
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    let (code, text) = doctor("missing");
+    assert!(code == 1 && text.contains("BAD    missing"), "{code}: {text}");
+}
+
+#[test]
 fn a_damaged_directory_is_named_and_what_is_lost_is_shown() {
     let dir = process::data_dir();
     let server = process::Server::start(dir.path(), process::free_port());

@@ -99,9 +99,9 @@ fn all_keys_of_a_zoo_cfg_with_and_without_prefix() {
 
 #[test]
 fn limits_in_toml() {
-    let text = "[limits]\nsessions_max = 5\nunparsed_bytes_max = 65_536\nacl_entries_max = 7\nwatches_per_shard_max = 0\n";
+    let text = "[limits]\nsessions_max = 5\nunparsed_bytes_max = 65_536\nacl_entries_max = 7\nwatches_per_shard_max = 9\n";
     let limits = load_text("f.toml", text).unwrap().config.limits;
-    assert_eq!((limits.sessions_max, limits.unparsed_bytes_max, limits.acl_entries_max, limits.watches_per_shard_max), (5, 65_536, 7, 0));
+    assert_eq!((limits.sessions_max, limits.unparsed_bytes_max, limits.acl_entries_max, limits.watches_per_shard_max), (5, 65_536, 7, 9));
     let refused = load_text("f.toml", "[limits]\nacl_bytes_max = 2_000_000\n").unwrap_err().to_string();
     assert!(refused.contains("allowed: 64 to 1048576"), "{refused}");
 }

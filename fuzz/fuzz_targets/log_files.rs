@@ -23,7 +23,9 @@ fn overwrite(disk: &SimDisk, name: &str, bytes: &[u8]) {
 
 fn damage(disk: &SimDisk, input: &mut Input<'_>) {
     let names = disk.list().expect("no fault");
-    let name = &names[usize::from(input.u8()) % names.len()];
+    let choice = usize::from(input.u8());
+    // Nothing is left when the script has removed every file.
+    let Some(name) = choice.checked_rem(names.len()).map(|at| &names[at]) else { return };
     let mut bytes = disk.contents(name);
     let how = input.u8();
     if how == 0xff {

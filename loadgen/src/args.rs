@@ -1,11 +1,14 @@
 //! The command line. Refuses combinations that cannot be run, with one line that says why.
 
 use crate::actions::Action;
+use crate::compare::{Side, parse_side};
 use crate::content::Sizes;
+use crate::gates::Gates;
 use crate::pace::{Arrivals, Schedule, Step, duration};
 use crate::spec::{Doing, Spec};
 use clap::{Args, Parser, Subcommand};
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Load for servers that speak the ZooKeeper client protocol. Every reply is checked; a wrong one makes the exit status 1.
@@ -22,6 +25,9 @@ pub struct Arguments {
 pub enum Command {
     /// Show the workloads, or the TOML of one.
     List { workload: Option<String> },
+    /// Load several services in turn (A B A B) and print ratios with their spread.
+    #[command(mut_arg("servers", |arg| arg.hide(true)), mut_arg("server_pids", |arg| arg.hide(true)))]
+    Compare(Compare),
     /// Create many nodes in a tree of two levels and leave them there.
     Fill(Fill),
     /// Delete everything below the root node.
@@ -44,6 +50,24 @@ pub struct Run {
     pub load: Load,
     #[command(flatten)]
     pub output: Output,
+}
+
+/// The same load on several services.
+#[derive(Args, Clone, Debug)]
+pub struct Compare {
+    /// NAME=HOST:PORT, several servers with commas, and @PID to report CPU and memory: zk=127.0.0.1:2182@4711.
+    #[arg(required = true, num_args = 2.., value_parser = side)]
+    pub sides: Vec<Side>,
+    /// A word from `falconer-loadgen list`, or a TOML file.
+    #[arg(long, default_value = "mixed")]
+    pub workload: String,
+    /// How often each service is loaded.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
+    #[command(flatten)]
+    pub target: Target,
+    #[command(flatten)]
+    pub load: Load,
 }
 
 /// Which service.
@@ -119,6 +143,9 @@ pub struct Load {
     /// Start a shell command at a time of the measured phase, and report how long recovery took; implies --reconnect.
     #[arg(long, num_args = 2, value_names = ["TIME", "COMMAND"])]
     pub at: Vec<String>,
+    /// Find the highest rate at which conditions such as 'p99<5ms' hold; the search begins at --rate, or at 1000.
+    #[arg(long, value_name = "CONDITIONS", conflicts_with_all = ["ops", "repeat"])]
+    pub find_max: Option<Gates>,
     /// Measure this often; the report is of the run with the median throughput, and tells the spread.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub repeat: u32,
@@ -142,6 +169,30 @@ pub struct Output {
     /// Print one line of JSON.
     #[arg(long)]
     pub json: bool,
+    /// Write the JSON to a file, for --baseline.
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+    /// Write a line per second to a file.
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// Write a table in Markdown to a file.
+    #[arg(long, value_name = "FILE")]
+    pub md: Option<PathBuf>,
+    /// Write the latency distribution for HdrHistogram's plotters to a file.
+    #[arg(long, value_name = "FILE")]
+    pub hgrm: Option<PathBuf>,
+    /// Write a page with charts to a file.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Conditions, such as 'p99<5ms,errors=0,worst>0.8*mean': exit status 3 if one does not hold.
+    #[arg(long = "assert", value_name = "CONDITIONS")]
+    pub gates: Option<Gates>,
+    /// An earlier report (--save): exit status 3 if this one is worse.
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
+    /// How much worse than the baseline is still fine, in percent.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(..=1000))]
+    pub tolerance: u32,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -211,6 +262,10 @@ fn set_read_percent(spec: &mut Spec, percent: u32) -> Result<(), String> {
 fn resolve(text: &str) -> Result<SocketAddr, String> {
     let mut addresses = text.to_socket_addrs().map_err(|error| format!("{error} (wanted: HOST:PORT)"))?;
     addresses.next().ok_or_else(|| "the name has no address".into())
+}
+
+fn side(text: &str) -> Result<Side, String> {
+    parse_side(text, resolve)
 }
 
 fn root(text: &str) -> Result<String, String> {

@@ -1,6 +1,5 @@
 //! A line per second while a run goes on, on standard error if that is a terminal. Refuses to write where a program reads.
 
-use crate::args::Output;
 use crate::conductor::Row;
 use crate::report::{si, us_text};
 use std::io::{IsTerminal, Write};
@@ -12,8 +11,16 @@ pub struct Live {
 }
 
 impl Live {
-    pub fn new(output: &Output) -> Live {
-        Live { shown: !output.quiet && !output.json && std::io::stderr().is_terminal(), any: false }
+    /// `wanted`: nobody has asked for silence.
+    pub fn new(wanted: bool) -> Live {
+        Live { shown: wanted && std::io::stderr().is_terminal(), any: false }
+    }
+
+    /// Shows what one of several runs gave.
+    pub fn note(&self, text: &str) {
+        if self.shown {
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
     }
 
     /// Shows a second that has passed.

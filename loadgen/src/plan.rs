@@ -44,6 +44,7 @@ pub struct Witness<'a> {
 }
 
 /// One run of one workload on one service.
+#[derive(Clone)]
 pub struct Plan<'a> {
     pub target: &'a Target,
     pub spec: &'a Spec,

@@ -372,3 +372,54 @@ fn the_other_scenarios_and_what_is_left_behind() {
     assert_eq!(json("write -c 2 -o 2 -k 10 --ops 100 --force")["write"]["ops"], 100);
     assert_eq!(json("clean")["ops"], 0);
 }
+
+#[test]
+fn conditions_and_baselines_decide_the_exit_status_and_reports_become_files() {
+    let address = start(Fault::None);
+    let dir = std::env::temp_dir().join(format!("falconer-loadgen-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let file = |name: &str| dir.join(name).display().to_string();
+    let load = "write -k 50 -c 2 -o 2 --rate 200 -d 2 --warmup 0 -q";
+    let status = |more: &[&str]| {
+        let output = run(address, &[&load.split(' ').collect::<Vec<_>>()[..], more].concat());
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let [save, csv, md, hgrm, html] = ["save", "csv", "md", "hgrm", "html"].map(file);
+    let files = ["--save", &save, "--csv", &csv, "--md", &md, "--hgrm", &hgrm, "--html", &html];
+    assert_eq!(status(&files).0, Some(0));
+    for path in [&save, &csv, &md, &hgrm, &html] {
+        assert!(std::fs::metadata(path).unwrap().len() > 60, "{path}");
+    }
+    assert!(std::fs::read_to_string(&html).unwrap().contains("Latency spectrum</h2><svg"));
+    let (code, text) = status(&["--assert", "p50<1us,errors=0"]);
+    assert!(code == Some(3) && text.contains("FAILED p50<1us"), "{code:?} {text}");
+    let mut report: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&save).unwrap()).unwrap();
+    report["ops_per_s"] = 1e6.into();
+    std::fs::write(&save, report.to_string()).unwrap();
+    let (code, text) = status(&["--baseline", &save]);
+    assert!(code == Some(3) && text.contains("ops/s"), "{code:?} {text}");
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn a_comparison_loads_all_sides_and_a_wrong_side_makes_it_fail() {
+    let compare = |fault: Fault| {
+        let sides = [format!("a={}", start(Fault::None)), format!("b={}", start(fault))];
+        let options = "--workload write -k 50 -c 2 -o 2 --ops 300 --warmup 0 --rounds 2";
+        let arguments = [&["compare", &sides[0], &sides[1]], &options.split(' ').collect::<Vec<_>>()[..]].concat();
+        let output = Command::new(env!("CARGO_BIN_EXE_falconer-loadgen")).args(arguments).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, text) = compare(Fault::None);
+    assert!(code == Some(0) && text.contains("| b / a") && text.contains("x ("), "{code:?} {text}");
+    assert_eq!(compare(Fault::LostWrite).0, Some(1));
+}
+
+#[test]
+fn the_highest_rate_is_found_and_an_impossible_one_is_not() {
+    let options = |limit: &str| format!("write -k 50 -c 2 -o 2 -d 0.5 --warmup 0 --rate 20 --json --find-max {limit}");
+    let address = start(Fault::None);
+    let output = run(address, &options("p50<1us").split(' ').collect::<Vec<_>>());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("at no rate"));
+}

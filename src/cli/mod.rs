@@ -5,9 +5,11 @@
 
 mod commands;
 mod connection;
+mod doctor;
 mod print;
 mod recover;
 
+pub use doctor::{Doctor, run as doctor};
 pub use recover::{Recover, run as recover};
 
 use crate::config::{Flag, Sources};
@@ -51,6 +53,8 @@ pub enum Command {
     Serve(Serve),
     /// Look at the data directory of a server that does not start.
     Recover(Recover),
+    /// Look at this machine: whether a server will run well on it, and what to change.
+    Doctor(Doctor),
     #[command(flatten)]
     Client(ClientCommand),
 }

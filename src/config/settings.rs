@@ -307,8 +307,8 @@ pub static SETTINGS: &[Setting] = &[
     limit! { identities_bytes_max "" "What `addauth` adds up to on one connection; one more fails and closes it." 256 to IDENTITIES_BYTES_MAX },
     limit! { acl_entries_max "" "Different entries in one access control list; InvalidACL beyond them." 1 to 10_000 },
     limit! { acl_bytes_max "" "An access control list as it is stored; InvalidACL beyond it." 64 to ACL_BYTES_MAX },
-    limit! { watches_per_connection_max "" "Watched paths of one connection; SystemError beyond them." 0 to 100_000_000 },
-    limit! { watches_per_shard_max "" "Watches of all connections of one client thread; SystemError beyond them." 0 to 100_000_000 },
+    limit! { watches_per_connection_max "" "Watched paths of one connection; SystemError beyond them." 1 to 100_000_000 },
+    limit! { watches_per_shard_max "" "Watches of all connections of one client thread; SystemError beyond them." 1 to 100_000_000 },
     text_setting(
         "data.dir",
         "dataDir",

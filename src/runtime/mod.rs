@@ -28,4 +28,6 @@ mod sockets;
 mod start;
 mod sys;
 
+pub use probe::{ProbeError, probe};
 pub use start::{StartError, serve};
+pub use sys::{Limit, locked_memory, open_files};

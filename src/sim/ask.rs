@@ -2,6 +2,7 @@
 //! written from the protocol's description and shares only the primitive writers with the server's.
 //! Refuses to know answers.
 
+use crate::wire::extension::opcode as extension;
 use crate::wire::jute::{write_bool, write_buffer, write_i32, write_i64, write_string};
 use crate::wire::record::Acl;
 use crate::wire::request::opcode;
@@ -23,7 +24,7 @@ pub struct WatchLists {
 /// One request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Ask {
-    /// `op` is one of the four creating opcodes; `ttl_ms` is only sent with createTTL.
+    /// `op` is one of the four creating opcodes, or createIfNotExists; `ttl_ms` is only sent with createTTL.
     Create {
         op: i32,
         path: String,
@@ -35,6 +36,16 @@ pub enum Ask {
     Delete {
         path: String,
         version: i32,
+    },
+    /// An extension: a delete that is content when it cannot be had.
+    TryRemove {
+        path: String,
+        version: i32,
+    },
+    /// An extension: the node and all below it, at most so many.
+    RemoveRecursive {
+        path: String,
+        nodes_max: i32,
     },
     SetData {
         path: String,
@@ -110,6 +121,8 @@ impl Ask {
         match self {
             Ask::Create { op, .. } => *op,
             Ask::Delete { .. } => opcode::DELETE,
+            Ask::TryRemove { .. } => extension::TRY_REMOVE,
+            Ask::RemoveRecursive { .. } => extension::REMOVE_RECURSIVE,
             Ask::SetData { .. } => opcode::SET_DATA,
             Ask::SetAcl { .. } => opcode::SET_ACL,
             Ask::Check { .. } => opcode::CHECK,
@@ -141,6 +154,8 @@ impl Ask {
             self,
             Ask::Create { .. }
                 | Ask::Delete { .. }
+                | Ask::TryRemove { .. }
+                | Ask::RemoveRecursive { .. }
                 | Ask::SetData { .. }
                 | Ask::SetAcl { .. }
                 | Ask::Multi(_)
@@ -187,6 +202,8 @@ impl Ask {
                 write_i32(out, *version);
             }
             Ask::Delete { path, version: number }
+            | Ask::TryRemove { path, version: number }
+            | Ask::RemoveRecursive { path, nodes_max: number }
             | Ask::Check { path, version: number }
             | Ask::AddWatch { path, mode: number }
             | Ask::CheckWatches { path, kind: number }
@@ -258,6 +275,9 @@ mod tests {
         for ask in [
             create(opcode::CREATE, 1),
             create(opcode::CREATE_TTL, 5),
+            create(extension::CREATE_IF_NOT_EXISTS, 1),
+            Ask::TryRemove { path: path(), version: 3 },
+            Ask::RemoveRecursive { path: path(), nodes_max: 4 },
             Ask::Multi(vec![create(opcode::CREATE2, 0), Ask::Check { path: path(), version: 1 }]),
             Ask::MultiRead(vec![Ask::GetData { path: path(), watch: true }]),
             Ask::SetAcl { path: path(), acl: acl(), version: 2 },

@@ -5,6 +5,7 @@
 use super::ask::{Ask, Data};
 use super::model::access::SUPER;
 use super::random::Dice;
+use crate::wire::extension::opcode as extension;
 use crate::wire::record::Acl;
 use crate::wire::request::opcode;
 
@@ -17,6 +18,10 @@ pub enum Class {
     Container,
     Ttl,
     Delete,
+    /// The extensions that are transactions.
+    IfNotExists,
+    TryRemove,
+    RemoveTree,
     Set,
     Get,
     Exists,
@@ -41,13 +46,16 @@ pub enum Class {
 }
 
 /// All classes, with how often each is asked for among the others when it is on.
-const CLASSES: [(Class, u32); 26] = [
+const CLASSES: [(Class, u32); 29] = [
     (Class::Create, 12),
     (Class::Ephemeral, 8),
     (Class::Sequential, 8),
     (Class::Container, 2),
     (Class::Ttl, 2),
     (Class::Delete, 12),
+    (Class::IfNotExists, 2),
+    (Class::TryRemove, 2),
+    (Class::RemoveTree, 2),
     (Class::Set, 14),
     (Class::Get, 20),
     (Class::Exists, 8),
@@ -137,6 +145,12 @@ impl Swarm {
                 create(dice, opcode::CREATE_TTL, path, flags, ttl_ms)
             }
             Class::Delete => Ask::Delete { path, version },
+            Class::IfNotExists => {
+                let flags = *dice.pick(&[0, 0, 1, 2]);
+                create(dice, extension::CREATE_IF_NOT_EXISTS, path, flags, 0)
+            }
+            Class::TryRemove => Ask::TryRemove { path, version },
+            Class::RemoveTree => Ask::RemoveRecursive { path, nodes_max: *dice.pick(&[1, 2, 4, 1000, -1]) },
             Class::Set => Ask::SetData { path, data: data(dice), version },
             Class::Get => Ask::GetData { path, watch },
             Class::Exists => Ask::Exists { path, watch },
@@ -174,7 +188,18 @@ impl Swarm {
     }
 
     fn in_multi(&self, dice: &mut Dice, recent: &[String]) -> Ask {
-        let class = *dice.pick(&[Class::Create, Class::Create, Class::Ephemeral, Class::Set, Class::Delete, Class::Sequential, Class::Ttl]);
+        let class = *dice.pick(&[
+            Class::Create,
+            Class::Create,
+            Class::Ephemeral,
+            Class::Set,
+            Class::Delete,
+            Class::Sequential,
+            Class::Ttl,
+            Class::IfNotExists,
+            Class::TryRemove,
+            Class::RemoveTree,
+        ]);
         if dice.chance(15) {
             return Ask::Check { path: self.path(dice, recent), version: dice.below(3) as i32 - 1 };
         }

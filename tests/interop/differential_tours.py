@@ -113,7 +113,7 @@ def reads_and_lists(free, none, locked):
 def refusals(free):
     """Records that end too early, and credentials nobody knows."""
     ops = [CREATE, CREATE2, CREATE_CONTAINER, CREATE_TTL, DELETE, EXISTS, GET_DATA, SET_DATA, GET_ACL, SET_ACL, GET_CHILDREN, GET_CHILDREN2]
-    ops += [SYNC, MULTI, MULTI_READ, CHECK_WATCHES, REMOVE_WATCHES, SET_WATCHES, SET_WATCHES2, GET_ALL_CHILDREN_NUMBER, ADD_WATCH]
+    ops += [SYNC, MULTI, MULTI_READ, GET_EPHEMERALS, CHECK_WATCHES, REMOVE_WATCHES, SET_WATCHES, SET_WATCHES2, GET_ALL_CHILDREN_NUMBER, ADD_WATCH]
     return [Step(2, op, string(free)[:6]) for op in ops] + [Step(2, AUTH, auth_record("nosuch", b""), xid=-4)]
 
 

@@ -1,10 +1,14 @@
 //! The numbers of one run, as they are printed, saved and compared. Refuses to round away an error, and to call a run
 //! valid in which the load generator itself was the bottleneck.
 
+mod files;
 mod header;
+mod html;
 mod text;
 
+pub use files::{csv, curve_rows, hgrm, md};
 pub use header::Header;
+pub use html::html;
 pub use text::{one_line, screen, si, us_text};
 
 use crate::actions::ActionDone;
@@ -93,6 +97,26 @@ pub struct Spread {
     pub p99_us_max: f64,
 }
 
+/// What one rate gave, in the search for the highest.
+#[derive(Clone, Copy, Serialize, Deserialize, Debug)]
+pub struct CurvePoint {
+    pub offered_per_s: f64,
+    pub ops_per_s: f64,
+    pub p50_us: f64,
+    pub p99_us: f64,
+    pub p999_us: f64,
+    /// Whether the server kept up and the conditions held.
+    pub held: bool,
+}
+
+impl CurvePoint {
+    pub fn of(offered_per_s: f64, held: bool, report: &Report) -> CurvePoint {
+        let all = report.all.clone().unwrap_or_default();
+        let (p50_us, p99_us, p999_us) = (all.p50_us, all.p99_us, all.p999_us);
+        CurvePoint { offered_per_s, ops_per_s: report.ops_per_s, p50_us, p99_us, p999_us, held }
+    }
+}
+
 /// The numbers of one run. Fields are absent where they make no sense or no server process was named.
 #[derive(Clone, Serialize, Deserialize, Debug, Default)]
 #[serde(default)]
@@ -143,6 +167,10 @@ pub struct Report {
     /// Share of operations, and the latency in us that they did not exceed: response, then service.
     pub spectrum: Vec<(f64, f64)>,
     pub service_spectrum: Vec<(f64, f64)>,
+    /// Operations by response time: up to how many us (powers of two), and how many took longer than the one before.
+    pub bars: Vec<(f64, u64)>,
+    /// Latency by offered load, if the highest rate was looked for.
+    pub curve: Vec<CurvePoint>,
 }
 
 /// The quantiles of a latency spectrum: ever closer to 1.
@@ -160,6 +188,22 @@ fn spectrum(histogram: &Latencies) -> Vec<(f64, f64)> {
         points.push((1.0, histogram.max() as f64 / 1000.0));
     }
     points
+}
+
+/// Counts between powers of two of a microsecond.
+fn bars(histogram: &Latencies) -> Vec<(f64, u64)> {
+    let mut bars: Vec<(f64, u64)> = Vec::new();
+    for value in histogram.iter_recorded() {
+        let upper_us = (value.value_iterated_to().max(1) as f64 / 1000.0).log2().ceil().exp2();
+        while bars.last().is_some_and(|(last, _)| *last < upper_us / 2.0) {
+            bars.push((bars[bars.len() - 1].0 * 2.0, 0));
+        }
+        match bars.last_mut() {
+            Some((last, count)) if *last == upper_us => *count += value.count_at_value(),
+            _ => bars.push((upper_us, value.count_at_value())),
+        }
+    }
+    bars
 }
 
 impl Report {
@@ -202,6 +246,7 @@ impl Report {
             rows: measured.rows.clone(),
             spectrum: spectrum(&all.response),
             service_spectrum: spectrum(&all.service),
+            bars: bars(&all.response),
             ..Report::default()
         };
         for (name, latencies) in header.servers.iter().zip(&tally.servers) {
@@ -321,6 +366,13 @@ mod tests {
         assert!(points.windows(2).all(|pair| pair[0].0 <= pair[1].0 && pair[0].1 <= pair[1].1));
         assert!((points.last().unwrap().1 - 1000.0).abs() < 2.0);
         assert!(spectrum(&latencies()).is_empty());
+    }
+
+    #[test]
+    fn bars_hold_every_operation_once() {
+        let mut histogram = latencies();
+        [3_000, 3_500, 5_000, 60_000].iter().for_each(|ns| histogram.record(*ns).unwrap());
+        assert_eq!(bars(&histogram), [(4.0, 2), (8.0, 1), (16.0, 0), (32.0, 0), (64.0, 1)]);
     }
 
     #[test]

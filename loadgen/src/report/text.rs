@@ -1,9 +1,11 @@
 //! A report for people: one screen, or one line. Refuses averages alone.
 
-use super::{Latency, Report};
+use super::{Latency, Report, curve_rows};
+use crate::compare::markdown;
 use std::fmt::Write;
 
 const BAR: usize = 34;
+const BARS_MAX: usize = 12;
 
 /// A count with k or M.
 pub fn si(value: f64) -> String {
@@ -56,6 +58,9 @@ pub fn screen(report: &Report) -> String {
     }
     latency_lines(f, report);
     stability_lines(f, report);
+    for line in markdown(&curve_rows(report)).lines().filter(|_| !report.curve.is_empty()) {
+        let _ = writeln!(f, "    {line}");
+    }
     resource_lines(f, report);
     verdict_lines(f, report);
     out
@@ -93,25 +98,19 @@ fn latency_lines(f: &mut String, report: &Report) {
             let _ = writeln!(f, "  {name:21} {}  ({})", quantiles(latency), si(latency.ops as f64));
         }
     }
-    bars(f, &report.spectrum);
+    bars(f, &report.bars);
 }
 
-/// How many operations fall between one latency and the next.
-fn bars(f: &mut String, spectrum: &[(f64, f64)]) {
-    let (Some(first), Some(last)) = (spectrum.first(), spectrum.last()) else { return };
-    let (low, high) = (first.1.max(1.0).log2().floor() as i32, last.1.max(1.0).log2().ceil() as i32);
-    if high - low < 2 {
+/// How many operations took how long, in a dozen bars at most.
+fn bars(f: &mut String, bars: &[(f64, u64)]) {
+    let total: u64 = bars.iter().map(|(_, count)| count).sum();
+    if bars.len() < 2 {
         return;
     }
-    let share_below = |us: f64| spectrum.iter().rev().find(|(_, value)| *value <= us).map_or(0.0, |(quantile, _)| *quantile);
-    let step = ((high - low) / 10).max(1);
-    let mut from = low;
-    while from < high {
-        let to = (from + step).min(high);
-        let share = share_below(2f64.powi(to)) - if from == low { 0.0 } else { share_below(2f64.powi(from)) };
+    for group in bars.chunks(bars.len().div_ceil(BARS_MAX)) {
+        let share = group.iter().map(|(_, count)| *count as f64).sum::<f64>() / total as f64;
         let bar = "#".repeat((share * BAR as f64).round() as usize);
-        let _ = writeln!(f, "    up to {:>8} {bar:BAR$} {:6.2} %", us_text(2f64.powi(to)), share * 100.0);
-        from = to;
+        let _ = writeln!(f, "    up to {:>8} {bar:BAR$} {:6.2} %", us_text(group[group.len() - 1].0), share * 100.0);
     }
 }
 

@@ -270,7 +270,9 @@ fn same_change(expected: &Change, change: &ArchivedChange<'_>) -> Result<(), Str
             check("access control list", same_acl(acl, list))?;
             check("aversion", stat.aversion == aversion.to_native())
         }
-        (Change::Check, ArchivedChange::Check) => Ok(()),
+        (Change::DeleteTree { path }, ArchivedChange::DeleteTree { path: deleted, .. }) => check("path", **path == **deleted),
+        (Change::CreateSkipped { path }, ArchivedChange::CreateSkipped { path: found }) => check("path", **path == **found),
+        (Change::DeleteSkipped, ArchivedChange::DeleteSkipped) | (Change::Check, ArchivedChange::Check) => Ok(()),
         _ => Err("another kind of change".into()),
     }
 }

@@ -4,6 +4,7 @@
 use super::access::{self, permits};
 use super::{AclList, Asker, CONTAINER, Model, NoticeKind, TTL_MARK, TTL_MS_MAX, Version, parent};
 use crate::sim::ask::{Ask, write_multi_header};
+use crate::wire::extension::opcode as extension;
 use crate::wire::jute::{write_i32, write_string};
 use crate::wire::record::Stat;
 use crate::wire::request::opcode;
@@ -13,10 +14,37 @@ use std::rc::Rc;
 /// One change that was made, with the Stat as of right after it.
 #[derive(Clone, Debug)]
 pub enum Change {
-    Create { path: Rc<str>, data: Option<Rc<[u8]>>, acl: AclList, owner: i64, parent_creates: u32, with_stat: bool, stat: Stat },
-    Delete { path: Rc<str> },
-    SetData { path: Rc<str>, data: Option<Rc<[u8]>>, stat: Stat },
-    SetAcl { path: Rc<str>, acl: AclList, stat: Stat },
+    Create {
+        path: Rc<str>,
+        data: Option<Rc<[u8]>>,
+        acl: AclList,
+        owner: i64,
+        parent_creates: u32,
+        with_stat: bool,
+        stat: Stat,
+    },
+    Delete {
+        path: Rc<str>,
+    },
+    /// The node and all below it.
+    DeleteTree {
+        path: Rc<str>,
+    },
+    /// A create that found its node, a delete that could not be had.
+    CreateSkipped {
+        path: Rc<str>,
+    },
+    DeleteSkipped,
+    SetData {
+        path: Rc<str>,
+        data: Option<Rc<[u8]>>,
+        stat: Stat,
+    },
+    SetAcl {
+        path: Rc<str>,
+        acl: AclList,
+        stat: Stat,
+    },
     Check,
 }
 
@@ -66,16 +94,17 @@ impl Change {
                 }
             }
             Change::SetData { stat, .. } | Change::SetAcl { stat, .. } => stat.encode(out),
-            Change::Delete { .. } | Change::Check => {}
+            Change::CreateSkipped { path } => write_string(out, path),
+            Change::Delete { .. } | Change::DeleteTree { .. } | Change::DeleteSkipped | Change::Check => {}
         }
     }
 
     /// The type of its result in a multi.
     fn kind(&self) -> i32 {
         match self {
-            Change::Create { with_stat: false, .. } => opcode::CREATE,
+            Change::Create { with_stat: false, .. } | Change::CreateSkipped { .. } => opcode::CREATE,
             Change::Create { .. } => opcode::CREATE2,
-            Change::Delete { .. } => opcode::DELETE,
+            Change::Delete { .. } | Change::DeleteTree { .. } | Change::DeleteSkipped => opcode::DELETE,
             Change::SetData { .. } => opcode::SET_DATA,
             Change::SetAcl { .. } => opcode::SET_ACL,
             Change::Check => opcode::CHECK,
@@ -139,6 +168,13 @@ impl Model {
 
     fn one(&mut self, asker: Asker<'_>, ask: &Ask, in_multi: bool) -> Result<Change, i32> {
         match ask {
+            Ask::Create { op: extension::CREATE_IF_NOT_EXISTS, path, flags, .. } => {
+                if let Some(skipped) = self.skip_create(asker, path, *flags)? {
+                    Ok(skipped)
+                } else {
+                    self.create(asker, opcode::CREATE, ask)
+                }
+            }
             Ask::Create { op, flags, .. } => {
                 // Inside a multi a container's flags make a container, and only a TTL's make createTTL what it is.
                 let op = match (*op, *flags) {
@@ -150,6 +186,11 @@ impl Model {
                 self.create(asker, op, ask)
             }
             Ask::Delete { path, version } => self.delete(asker, path, *version),
+            Ask::TryRemove { path, version } => match self.delete(asker, path, *version) {
+                Err(code::NO_NODE | code::BAD_VERSION | code::NOT_EMPTY) => Ok(Change::DeleteSkipped),
+                other => other,
+            },
+            Ask::RemoveRecursive { path, nodes_max } => self.delete_tree(asker, path, *nodes_max as u32),
             Ask::SetData { path, data, version } => {
                 let mut node = self.existing(asker, path, access::WRITE)?;
                 node.stat.version = next(node.stat.version, *version)?;
@@ -237,16 +278,20 @@ impl Model {
         Ok(Change::Create { path, data, acl, owner, parent_creates, with_stat: op != opcode::CREATE, stat })
     }
 
-    fn delete(&mut self, asker: Asker<'_>, path: &str, version: i32) -> Result<Change, i32> {
-        let above = parent_or_bad(path)?;
-        if ["/", "/zookeeper", "/zookeeper/quota", "/zookeeper/config"].contains(&path) {
+    /// createIfNotExists: Some if the node is there. A sequential one never is, so it is refused.
+    fn skip_create(&self, asker: Asker<'_>, path: &str, flags: i32) -> Result<Option<Change>, i32> {
+        if !(0..=1).contains(&flags) {
             return Err(code::BAD_ARGUMENTS);
         }
-        let above = self.now(above).ok_or(code::NO_NODE)?;
-        if !permits(&above.acl, asker.ids, access::DELETE) {
+        let parent = self.now(parent_or_bad(path)?).ok_or(code::NO_NODE)?;
+        if !permits(&parent.acl, asker.ids, access::CREATE) {
             return Err(code::NO_AUTH);
         }
-        let node = self.now(path).ok_or(code::NO_NODE)?;
+        Ok(self.now(path).map(|_| Change::CreateSkipped { path: path.into() }))
+    }
+
+    fn delete(&mut self, asker: Asker<'_>, path: &str, version: i32) -> Result<Change, i32> {
+        let node = self.deletable(asker, path)?;
         next(node.stat.version, version)?;
         if node.stat.num_children > 0 {
             return Err(code::NOT_EMPTY);
@@ -255,6 +300,40 @@ impl Model {
         let path: Rc<str> = path.into();
         self.remove(&path);
         Ok(Change::Delete { path })
+    }
+
+    /// What a delete may take, whatever its version and children.
+    fn deletable(&self, asker: Asker<'_>, path: &str) -> Result<&Version, i32> {
+        let above = parent_or_bad(path)?;
+        if ["/", "/zookeeper", "/zookeeper/quota", "/zookeeper/config"].contains(&path) {
+            return Err(code::BAD_ARGUMENTS);
+        }
+        let above = self.now(above).ok_or(code::NO_NODE)?;
+        if !permits(&above.acl, asker.ids, access::DELETE) {
+            return Err(code::NO_AUTH);
+        }
+        self.now(path).ok_or(code::NO_NODE)
+    }
+
+    fn delete_tree(&mut self, asker: Asker<'_>, path: &str, nodes_max: u32) -> Result<Change, i32> {
+        self.deletable(asker, path)?;
+        let mut doomed = Vec::new();
+        self.gather(path, &mut doomed);
+        if doomed.len() > (nodes_max as usize).max(1) {
+            return Err(code::NOT_EMPTY);
+        }
+        let node = |path: &Rc<str>| self.now(path).expect("it was gathered");
+        if doomed.iter().map(node).any(|v| v.stat.num_children > 0 && !permits(&v.acl, asker.ids, access::DELETE)) {
+            return Err(code::NO_AUTH);
+        }
+        doomed.iter().for_each(|path| self.remove(path));
+        Ok(Change::DeleteTree { path: path.into() })
+    }
+
+    /// A node and all below it, children first and by name. The simulator's trees are not deep.
+    fn gather(&self, path: &str, out: &mut Vec<Rc<str>>) {
+        self.children(path).for_each(|name| self.gather(&format!("{path}/{name}"), out));
+        out.push(path.into());
     }
 }
 
