@@ -86,6 +86,15 @@ pub fn may_lock_memory() -> bool {
     effective.and_then(|bits| u64::from_str_radix(bits, 16).ok()).is_some_and(|bits| bits & CAP_IPC_LOCK != 0)
 }
 
+/// Drops the file's clean pages from the page cache, so that the next read comes from the disk.
+pub fn drop_page_cache(file: &std::fs::File) -> io::Result<()> {
+    // SAFETY: the descriptor is open as long as `file` is borrowed, and the call touches no memory of ours.
+    match unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) } {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,14 +105,5 @@ mod tests {
         let now = raise_open_files();
         assert_eq!(open_files().soft, now);
         assert!(locked_memory().soft <= locked_memory().hard);
-    }
-}
-
-/// Drops the file's clean pages from the page cache, so that the next read comes from the disk.
-pub fn drop_page_cache(file: &std::fs::File) -> io::Result<()> {
-    // SAFETY: the descriptor is open as long as `file` is borrowed, and the call touches no memory of ours.
-    match unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) } {
-        0 => Ok(()),
-        code => Err(io::Error::from_raw_os_error(code)),
     }
 }

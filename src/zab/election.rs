@@ -20,6 +20,7 @@ const PATIENT_ROUNDS: u32 = 2;
 pub(super) struct Reply {
     pub granted: bool,
     pub member: bool,
+    pub cluster: u128,
     pub promised: u32,
     pub last: Position,
 }
@@ -73,7 +74,8 @@ impl Zab {
         let wait_ms = self.config.election_timeout_ms + self.roll(self.config.election_timeout_ms);
         let settled = self.settled() || mutant!(M07);
         let last = if mutant!(M07) { self.appended() } else { self.durable };
-        let (member, promised) = (self.promise.member || mutant!(M24), self.promise.epoch);
+        let Promise { epoch: promised, cluster, .. } = self.promise;
+        let member = self.promise.member || mutant!(M24);
         let (now_ms, me, round_seed) = (self.now_ms, self.me(), self.roll(u64::MAX));
         let Role::Looking(looking) = &mut self.role else { return };
         looking.fire_ms = now_ms + wait_ms;
@@ -83,7 +85,7 @@ impl Zab {
         looking.rounds_failed += 1;
         looking.round = round_seed;
         looking.replies.clear();
-        looking.replies.insert(me, Reply { granted: true, member, promised, last });
+        looking.replies.insert(me, Reply { granted: true, member, cluster, promised, last });
         self.broadcast(&Message::PreVote { round: round_seed, last }, |_| true);
         if self.is_voter() {
             self.weigh_replies();
@@ -98,7 +100,8 @@ impl Zab {
         }
         let granted = self.would_vote(peer, last) && self.yields_to(peer, last);
         let (member, promised, durable) = (self.promise.member || mutant!(M24), self.promise.epoch, self.durable);
-        self.send(peer, &Message::PreVoteReply { round, granted, member, promised, last: durable });
+        let cluster = self.promise.cluster;
+        self.send(peer, &Message::PreVoteReply { round, granted, member, cluster, promised, last: durable });
     }
 
     /// Whether a vote for `peer` would be right: its history is not shorter, and no leader is alive.
@@ -147,7 +150,9 @@ impl Zab {
         let Role::Looking(looking) = &self.role else { return };
         let ensemble = &self.config.ensemble;
         let replies = &looking.replies;
-        let member = |server| replies.get(&server).is_some_and(|r| r.granted && r.member);
+        // Two bootstraps that were broken off may have left members of two ensembles: those vote for none of the other.
+        let ours = self.promise.cluster;
+        let member = |server| replies.get(&server).is_some_and(|r| r.granted && r.member && r.cluster == ours);
         let nobody_has_any = |server| replies.get(&server).is_some_and(|r| r.granted && r.last.zxid == 0);
         let term = if self.promise.member && ensemble.is_quorum(member) {
             Term::Vote

@@ -40,6 +40,7 @@ pub enum Message<'a> {
         round: u64,
         granted: bool,
         member: bool,
+        cluster: u128,
         promised: u32,
         last: Position,
     },
@@ -269,11 +270,12 @@ impl<'a> Message<'a> {
                 w.u64(*round);
                 w.position(*last);
             }
-            Message::PreVoteReply { round, granted, member, promised, last } => {
+            Message::PreVoteReply { round, granted, member, cluster, promised, last } => {
                 w.u8(PRE_VOTE_REPLY);
                 w.u64(*round);
                 w.flag(*granted);
                 w.flag(*member);
+                w.u128(*cluster);
                 w.u32(*promised);
                 w.position(*last);
             }
@@ -405,9 +407,14 @@ fn decode_sync(r: &mut Reader<'_>) -> Result<Sync, BadMessage> {
 fn decode_fields<'a>(r: &mut Reader<'a>) -> Result<Message<'a>, BadMessage> {
     Ok(match r.u8()? {
         PRE_VOTE => Message::PreVote { round: r.u64()?, last: r.position()? },
-        PRE_VOTE_REPLY => {
-            Message::PreVoteReply { round: r.u64()?, granted: r.flag()?, member: r.flag()?, promised: r.u32()?, last: r.position()? }
-        }
+        PRE_VOTE_REPLY => Message::PreVoteReply {
+            round: r.u64()?,
+            granted: r.flag()?,
+            member: r.flag()?,
+            cluster: r.u128()?,
+            promised: r.u32()?,
+            last: r.position()?,
+        },
         NEW_EPOCH => Message::NewEpoch { epoch: r.u32()?, term: decode_term(r)?, cluster: r.u128()?, last: r.position()? },
         ACK_EPOCH => {
             Message::AckEpoch { epoch: r.u32()?, granted: r.flag()?, member: r.flag()?, promised: r.u32()?, table: decode_table(r)? }
@@ -477,7 +484,7 @@ mod tests {
         let pointer = SnapshotPointer { position: p(3), bytes: 1 << 40, digest: 77 };
         vec![
             Message::PreVote { round: 9, last: p(1) },
-            Message::PreVoteReply { round: 9, granted: true, member: false, promised: 4, last: p(2) },
+            Message::PreVoteReply { round: 9, granted: true, member: false, cluster: 3, promised: 4, last: p(2) },
             Message::NewEpoch { epoch: 5, term: Term::Bootstrap, cluster: 1 << 100, last: p(1) },
             Message::AckEpoch { epoch: 5, granted: true, member: true, promised: 5, table: vec![p(1), p(2)] },
             Message::SyncStart { epoch: 5, sync: Sync::Diff },

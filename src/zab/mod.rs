@@ -295,8 +295,8 @@ impl Zab {
         self.now_ms = now_ms;
         match message {
             Message::PreVote { round, last } => self.pre_vote(peer, round, last),
-            Message::PreVoteReply { round, granted, member, promised, last } => {
-                let reply = election::Reply { granted, member, promised, last };
+            Message::PreVoteReply { round, granted, member, cluster, promised, last } => {
+                let reply = election::Reply { granted, member, cluster, promised, last };
                 self.pre_vote_reply(peer, round, reply);
             }
             Message::NewEpoch { epoch, term, cluster, last } => self.new_epoch(peer, epoch, term, cluster, last),

@@ -78,6 +78,10 @@ impl World {
         }
         let run = machine.run;
         let Some(process) = &mut machine.process else { return };
+        // A server of its own listens only once it serves.
+        if self.ensemble.is_alone() && !process.node.serves() {
+            return;
+        }
         let peer = "127.0.0.1:1000".parse().expect("an address");
         let Some(conn) = process.shards[shard].replica.accept(peer, Census::default(), entropy) else { return };
         let slot = &mut self.clients[client];

@@ -89,9 +89,7 @@ impl World {
         if power {
             disk.power_on(roll);
         }
-        for peer in process.links.into_keys() {
-            self.break_link(server, peer);
-        }
+        (1..=self.plan.servers()).for_each(|peer| self.break_link(server, peer));
         self.hang_up_all(server);
         self.after(down_us, Event::Restart { server });
     }
