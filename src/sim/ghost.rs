@@ -32,11 +32,21 @@ struct Seen {
     /// How many batches of the committed history it has published in this run.
     published: usize,
     wiped: bool,
+    /// What was on the disk that was replaced, and acknowledged perhaps.
+    lost: Vec<Position>,
+    lost_floor: u64,
 }
 
 impl Seen {
     fn has(&self, position: Position) -> bool {
         position.zxid <= self.floor || at(&self.durable, position.zxid) == Some(position)
+    }
+}
+
+impl Seen {
+    /// Whether it was on a disk that is no more.
+    fn had(&self, position: Position) -> bool {
+        position.zxid <= self.lost_floor || at(&self.lost, position.zxid) == Some(position)
     }
 }
 
@@ -143,7 +153,8 @@ impl Ghost {
 
     /// The disk of a server was replaced.
     pub fn wiped(&mut self, server: u16) {
-        *self.seen(server) = Seen { wiped: true, ..Seen::default() };
+        let Seen { durable, floor, .. } = std::mem::take(self.seen(server));
+        *self.seen(server) = Seen { wiped: true, lost: durable, lost_floor: floor, ..Seen::default() };
         self.votes.retain(|(voter, _), _| *voter != server);
     }
 
@@ -199,7 +210,7 @@ impl Ghost {
             let last = self.committed.last().copied().unwrap_or_default();
             assert_eq!(batch.header().prev_chain, last.chain, "B4: server {server} publishes {position:x?} after {last:x?}");
             let (servers, ensemble) = (&self.servers, &self.ensemble);
-            let safe = ensemble.is_quorum(|voter| servers[&voter].has(position));
+            let safe = ensemble.is_quorum(|voter| servers[&voter].has(position) || servers[&voter].had(position));
             assert!(safe, "B1: server {server} commits {position:x?}, which a quorum could lose");
             self.committed.push(position);
         } else {

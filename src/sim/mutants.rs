@@ -38,5 +38,6 @@ pub const MUTANTS: &[(&str, &str)] = &[
     ("M72", "one-shot watches that stay"),
     ("M73", "no event for a deletion"),
     ("M74", "reads overtake the connection's own writes"),
+    ("M80", "takes a leader's word for an earlier try to follow"),
     ("M76", "sequence numbers from the count of children"),
 ];

@@ -269,7 +269,8 @@ impl World {
         self.heal();
         self.clients.iter_mut().for_each(|slot| slot.client.behave());
         let end_us = self.now_us + SETTLE_MS * 1000;
-        let mut next_look_us = self.now_us + 100_000;
+        // What a pause or a slow disk has put off is done by then.
+        let mut next_look_us = self.now_us + 1_500_000;
         while let Some(Reverse((at_us, _, event))) = self.queue.pop_if_before(end_us) {
             self.now_us = at_us;
             self.report.events += 1;

@@ -25,6 +25,14 @@ pub(super) struct Reply {
     pub last: Position,
 }
 
+/// A granted AckEpoch.
+#[derive(Clone, Debug)]
+pub(super) struct Vote {
+    pub attempt: u64,
+    pub member: bool,
+    pub table: Vec<Position>,
+}
+
 pub(super) struct Looking {
     /// When to ask (again).
     pub fire_ms: u64,
@@ -45,7 +53,7 @@ pub(super) struct Candidate {
     /// It leads already, since this epoch, and only wants the next one.
     pub renews: Option<u32>,
     /// Whose promise is on the medium, with what they have.
-    granted: BTreeMap<u16, (bool, Vec<Position>)>,
+    granted: BTreeMap<u16, Vote>,
     called: bool,
     /// When to call again those who have not answered, and when to give up.
     pub next_ms: u64,
@@ -198,7 +206,7 @@ impl Zab {
             return;
         }
         candidate.called = true;
-        candidate.granted.insert(me, (true, table));
+        candidate.granted.insert(me, Vote { attempt: 0, member: true, table });
         for peer in self.up.iter().copied().collect::<Vec<_>>() {
             self.call(peer);
         }
@@ -233,7 +241,7 @@ impl Zab {
         };
         if !granted {
             let (member, promised, table) = (self.promise.member, self.promise.epoch, self.positions.epochs());
-            return self.send(peer, &Message::AckEpoch { epoch, granted: false, member, promised, table });
+            return self.send(peer, &Message::AckEpoch { epoch, attempt: 0, granted: false, member, promised, table });
         }
         self.follow(peer, epoch);
         let member = self.promise.member || term == Term::Bootstrap;
@@ -247,13 +255,13 @@ impl Zab {
     }
 
     /// A voter's promise is on its medium.
-    pub(super) fn epoch_granted(&mut self, peer: u16, epoch: u32, member: bool, table: &[Position]) {
+    pub(super) fn epoch_granted(&mut self, peer: u16, epoch: u32, vote: Vote) {
         match &mut self.role {
             Role::Candidate(candidate) if candidate.epoch == epoch && candidate.called => {
-                candidate.granted.insert(peer, (member, table.to_vec()));
+                candidate.granted.insert(peer, vote);
                 self.count_votes();
             }
-            Role::Leader(leader) if leader.epoch == epoch => self.start_sync(peer, member, table),
+            Role::Leader(leader) if leader.epoch == epoch => self.start_sync(peer, &vote),
             _ => {}
         }
     }
@@ -261,7 +269,7 @@ impl Zab {
     fn count_votes(&mut self) {
         let Role::Candidate(candidate) = &self.role else { return };
         let ensemble = &self.config.ensemble;
-        let voted = |server| candidate.granted.get(&server).is_some_and(|(member, _)| *member);
+        let voted = |server| candidate.granted.get(&server).is_some_and(|vote| vote.member);
         let enough = match candidate.term {
             Term::Bootstrap => ensemble.voters().all(voted),
             Term::Vote | Term::Established => ensemble.is_quorum(voted) || mutant!(M21),
@@ -269,8 +277,8 @@ impl Zab {
         if enough {
             let Role::Candidate(candidate) = std::mem::replace(&mut self.role, Role::Looking(Looking::new(0))) else { return };
             self.lead(candidate.epoch, candidate.renews);
-            for (peer, (member, table)) in candidate.granted {
-                self.start_sync(peer, member, &table);
+            for (peer, vote) in candidate.granted {
+                self.start_sync(peer, &vote);
             }
         }
     }

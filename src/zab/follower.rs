@@ -24,6 +24,8 @@ enum Stage {
 pub(super) struct Follower {
     pub epoch: u32,
     pub leader: u16,
+    /// Names this try to follow: what the leader says for an earlier one rests on an older log.
+    attempt: u64,
     stage: Stage,
     /// What the leader says is committed; may be ahead of our log.
     told: u64,
@@ -42,9 +44,11 @@ impl Zab {
         }
         self.queue.clear();
         let heard_ms = self.now_ms + self.config.election_timeout_ms;
+        let attempt = self.roll(u64::MAX);
         self.role = Role::Follower(Follower {
             epoch,
             leader,
+            attempt,
             stage: Stage::Promising,
             told: 0,
             round: 0,
@@ -63,9 +67,9 @@ impl Zab {
             return;
         }
         follower.stage = Stage::Joined;
-        let (leader, epoch) = (follower.leader, follower.epoch);
+        let (leader, epoch, attempt) = (follower.leader, follower.epoch, follower.attempt);
         let (member, table) = (self.promise.member || mutant!(M24), self.positions.epochs());
-        self.send(leader, &Message::AckEpoch { epoch, granted: true, member, promised, table });
+        self.send(leader, &Message::AckEpoch { epoch, attempt, granted: true, member, promised, table });
     }
 
     pub(super) fn follower_tick(&mut self) {
@@ -82,10 +86,13 @@ impl Zab {
         (follower.leader == peer && follower.epoch == epoch && follower.stage != Stage::Promising).then_some(follower)
     }
 
-    pub(super) fn sync_start(&mut self, peer: u16, epoch: u32, sync: Sync) {
+    pub(super) fn sync_start(&mut self, peer: u16, epoch: u32, attempt: u64, sync: Sync) {
         let now_ms = self.now_ms;
         let Some(follower) = self.following(peer, epoch) else { return };
         follower.heard_ms = now_ms;
+        if follower.attempt != attempt && !mutant!(M80) {
+            return;
+        }
         match sync {
             Sync::Diff => follower.stage = Stage::Active,
             Sync::Trunc(to) => self.cut(peer, epoch, to),
@@ -207,8 +214,8 @@ impl Zab {
         }
         let active = follower.stage == Stage::Active;
         if let Some(bytes) = batch {
-            let taken = if active { self.take(bytes) } else { Err("a batch before the logs agree") };
-            if let Err(why) = taken {
+            // Before the logs agree a batch belongs to an earlier try to follow.
+            if active && let Err(why) = self.take(bytes) {
                 return self.effects.push_back(Effect::Disconnect { peer, why });
             }
         }

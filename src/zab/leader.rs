@@ -2,6 +2,7 @@
 //! leader that hears no quorum gives up. A slow follower never slows the rest: beyond a window it is fed from the log.
 //! Refuses to count anything but what an acknowledgement says is durable.
 
+use super::election::Vote;
 use super::message::{BatchBytes, Message, Sync, Term};
 use super::plan::{Plan, plan};
 use super::{Effect, Role, Zab};
@@ -26,6 +27,8 @@ enum Stage {
 pub(super) struct Learner {
     /// Its acknowledgements count.
     counts: bool,
+    /// Its name for this try to follow.
+    attempt: u64,
     stage: Stage,
     /// The last batch sent.
     cursor: Position,
@@ -127,11 +130,12 @@ impl Zab {
     }
 
     /// A server has promised our epoch and says what it has.
-    pub(super) fn start_sync(&mut self, peer: u16, member: bool, table: &[Position]) {
+    pub(super) fn start_sync(&mut self, peer: u16, vote: &Vote) {
+        let Vote { attempt, member, table } = vote;
         if peer == self.me() {
             return;
         }
-        let counts = member && self.config.ensemble.is_voter(peer);
+        let counts = *member && self.config.ensemble.is_voter(peer);
         let plan = plan(&self.positions, table);
         let last = *table.last().expect("a table has an entry: decoding checks it");
         let (sync, cursor) = match plan {
@@ -141,6 +145,7 @@ impl Zab {
         };
         let learner = Learner {
             counts,
+            attempt: *attempt,
             stage: Stage::Live,
             cursor,
             acked: 0,
@@ -160,7 +165,7 @@ impl Zab {
             Plan::Trunc(_) => crate::mark!("sync by truncation"),
             Plan::Snap => return self.start_snapshot(peer),
         }
-        self.send(peer, &Message::SyncStart { epoch, sync });
+        self.send(peer, &Message::SyncStart { epoch, attempt: *attempt, sync });
         self.pump(peer);
     }
 
@@ -186,7 +191,8 @@ impl Zab {
         learner.feeding = None;
         learner.in_flight.clear();
         learner.in_flight_bytes = 0;
-        self.send(peer, &Message::SyncStart { epoch, sync: Sync::Snap(pointer) });
+        let attempt = learner.attempt;
+        self.send(peer, &Message::SyncStart { epoch, attempt, sync: Sync::Snap(pointer) });
     }
 
     pub(super) fn snapshot_wanted(&mut self, peer: u16, epoch: u32, zxid: u64, offset: u64) {

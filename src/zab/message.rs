@@ -51,17 +51,19 @@ pub enum Message<'a> {
         cluster: u128,
         last: Position,
     },
-    /// Granted: promised durably, and `table` (the last batch end of each epoch, oldest first) is what is on the medium.
+    /// `attempt` names this try to follow. Granted: promised durably, and `table` (the last batch end of each epoch, oldest first) is what is on the medium.
     AckEpoch {
         epoch: u32,
+        attempt: u64,
         granted: bool,
         member: bool,
         promised: u32,
         table: Vec<Position>,
     },
-    /// What to do before the first Append.
+    /// What to do before the first Append, for this try to follow and no other.
     SyncStart {
         epoch: u32,
+        attempt: u64,
         sync: Sync,
     },
     /// The follower could not do what SyncStart said: it needs a snapshot.
@@ -290,18 +292,20 @@ impl<'a> Message<'a> {
                 w.u128(*cluster);
                 w.position(*last);
             }
-            Message::AckEpoch { epoch, granted, member, promised, table } => {
+            Message::AckEpoch { epoch, attempt, granted, member, promised, table } => {
                 w.u8(ACK_EPOCH);
                 w.u32(*epoch);
+                w.u64(*attempt);
                 w.flag(*granted);
                 w.flag(*member);
                 w.u32(*promised);
                 w.u32(table.len() as u32);
                 table.iter().for_each(|p| w.position(*p));
             }
-            Message::SyncStart { epoch, sync } => {
+            Message::SyncStart { epoch, attempt, sync } => {
                 w.u8(SYNC_START);
                 w.u32(*epoch);
+                w.u64(*attempt);
                 encode_sync(w, sync);
             }
             Message::NeedSnapshot { epoch } => {
@@ -416,10 +420,15 @@ fn decode_fields<'a>(r: &mut Reader<'a>) -> Result<Message<'a>, BadMessage> {
             last: r.position()?,
         },
         NEW_EPOCH => Message::NewEpoch { epoch: r.u32()?, term: decode_term(r)?, cluster: r.u128()?, last: r.position()? },
-        ACK_EPOCH => {
-            Message::AckEpoch { epoch: r.u32()?, granted: r.flag()?, member: r.flag()?, promised: r.u32()?, table: decode_table(r)? }
-        }
-        SYNC_START => Message::SyncStart { epoch: r.u32()?, sync: decode_sync(r)? },
+        ACK_EPOCH => Message::AckEpoch {
+            epoch: r.u32()?,
+            attempt: r.u64()?,
+            granted: r.flag()?,
+            member: r.flag()?,
+            promised: r.u32()?,
+            table: decode_table(r)?,
+        },
+        SYNC_START => Message::SyncStart { epoch: r.u32()?, attempt: r.u64()?, sync: decode_sync(r)? },
         NEED_SNAPSHOT => Message::NeedSnapshot { epoch: r.u32()? },
         SNAPSHOT_WANTED => Message::SnapshotWanted { epoch: r.u32()?, zxid: r.u64()?, offset: r.u64()? },
         SNAPSHOT_CHUNK => decode_chunk(r)?,
@@ -486,10 +495,10 @@ mod tests {
             Message::PreVote { round: 9, last: p(1) },
             Message::PreVoteReply { round: 9, granted: true, member: false, cluster: 3, promised: 4, last: p(2) },
             Message::NewEpoch { epoch: 5, term: Term::Bootstrap, cluster: 1 << 100, last: p(1) },
-            Message::AckEpoch { epoch: 5, granted: true, member: true, promised: 5, table: vec![p(1), p(2)] },
-            Message::SyncStart { epoch: 5, sync: Sync::Diff },
-            Message::SyncStart { epoch: 5, sync: Sync::Trunc(p(1)) },
-            Message::SyncStart { epoch: 5, sync: Sync::Snap(pointer) },
+            Message::AckEpoch { epoch: 5, attempt: 6, granted: true, member: true, promised: 5, table: vec![p(1), p(2)] },
+            Message::SyncStart { epoch: 5, attempt: 6, sync: Sync::Diff },
+            Message::SyncStart { epoch: 5, attempt: 6, sync: Sync::Trunc(p(1)) },
+            Message::SyncStart { epoch: 5, attempt: 6, sync: Sync::Snap(pointer) },
             Message::NeedSnapshot { epoch: 5 },
             Message::SnapshotWanted { epoch: 5, zxid: 8, offset: 9 },
             Message::SnapshotChunk { epoch: 5, zxid: 8, offset: 9, bytes: b"some" },

@@ -300,9 +300,11 @@ impl Zab {
                 self.pre_vote_reply(peer, round, reply);
             }
             Message::NewEpoch { epoch, term, cluster, last } => self.new_epoch(peer, epoch, term, cluster, last),
-            Message::AckEpoch { epoch, granted: true, member, table, .. } => self.epoch_granted(peer, epoch, member, &table),
+            Message::AckEpoch { epoch, attempt, granted: true, member, table, .. } => {
+                self.epoch_granted(peer, epoch, election::Vote { attempt, member, table });
+            }
             Message::AckEpoch { epoch, granted: false, promised, .. } => self.epoch_refused(peer, epoch, promised),
-            Message::SyncStart { epoch, sync } => self.sync_start(peer, epoch, sync),
+            Message::SyncStart { epoch, attempt, sync } => self.sync_start(peer, epoch, attempt, sync),
             Message::NeedSnapshot { epoch } => self.need_snapshot(peer, epoch),
             Message::SnapshotWanted { epoch, zxid, offset } => self.snapshot_wanted(peer, epoch, zxid, offset),
             Message::SnapshotChunk { epoch, zxid, offset, bytes } => self.snapshot_chunk(peer, epoch, zxid, offset, bytes),

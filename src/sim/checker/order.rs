@@ -149,7 +149,7 @@ impl Checker {
                 self.session_owned(session, link, wanted_ms, zxid, now_ms);
             }
             ArchivedOp::Error { code } if code.to_native() == code::SESSION_EXPIRED && hello.session != 0 => {
-                if self.model.is_open(hello.session) {
+                if self.model.is_open(hello.session) && hello.password_right {
                     violated("G5", format_args!("0x{zxid:x} refuses session 0x{:x}, which is open", hello.session));
                 }
             }
