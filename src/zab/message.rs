@@ -118,10 +118,8 @@ pub enum Message<'a> {
         after: u64,
         code: AnswerCode,
     },
-    /// I do not lead this epoch any more.
-    StepDown {
-        epoch: u32,
-    },
+    /// I do not lead any more.
+    StepDown,
 }
 
 /// What an Answer says.
@@ -368,10 +366,7 @@ impl<'a> Message<'a> {
                 w.u8(kind);
                 w.u32(value as u32);
             }
-            Message::StepDown { epoch } => {
-                w.u8(STEP_DOWN);
-                w.u32(*epoch);
-            }
+            Message::StepDown => w.u8(STEP_DOWN),
         }
     }
 
@@ -454,7 +449,7 @@ fn decode_fields<'a>(r: &mut Reader<'a>) -> Result<Message<'a>, BadMessage> {
             };
             Message::Answer { epoch, boot, shard, conn, sequence, after, code }
         }
-        STEP_DOWN => Message::StepDown { epoch: r.u32()? },
+        STEP_DOWN => Message::StepDown,
         kind => return Err(BadMessage::Kind(kind)),
     })
 }
@@ -508,7 +503,7 @@ mod tests {
             Message::Touch { epoch: 5, round: 4, sessions: vec![-1, 1 << 57] },
             Message::Forward { epoch: 5, boot: 2, shard: 1, submit: b"raw" },
             Message::Answer { epoch: 5, boot: 9, shard: 1, conn: 2, sequence: 3, after: 4, code: AnswerCode::Refused(-1) },
-            Message::StepDown { epoch: 5 },
+            Message::StepDown,
         ]
     }
 

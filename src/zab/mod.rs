@@ -310,8 +310,8 @@ impl Zab {
             Message::SnapshotChunk { epoch, zxid, offset, bytes } => self.snapshot_chunk(peer, epoch, zxid, offset, bytes),
             Message::Append { epoch, committed, round, batch } => self.append(peer, epoch, committed, round, batch),
             Message::Ack { epoch, upto, round } => self.ack(peer, epoch, upto, round),
-            Message::StepDown { .. } if self.follows(peer) => self.look(true),
-            Message::StepDown { .. } => {}
+            Message::StepDown if self.follows(peer) => self.look(true),
+            Message::StepDown => {}
             Message::Touch { epoch, .. } => return self.leads(epoch).then_some(message),
             Message::Forward { epoch, .. } => return self.has_led_since(epoch).then_some(message),
             Message::Answer { .. } => return self.follows(peer).then_some(message),
@@ -462,12 +462,9 @@ impl Zab {
         let old = std::mem::replace(&mut self.role, Role::Looking(Looking::new(fire_ms)));
         self.queue.clear();
         match old {
-            Role::Leader(leader) => {
-                self.broadcast(&Message::StepDown { epoch: leader.epoch }, |peer| leader.learners.contains_key(&peer));
-                self.effects.push_back(Effect::Change(Change::Lost));
-            }
-            Role::Candidate(Candidate { renews: Some(epoch), .. }) => {
-                self.broadcast(&Message::StepDown { epoch }, |_| true);
+            // Also to those who have not heard of the last renewal yet: they follow all the same.
+            Role::Leader(_) | Role::Candidate(Candidate { renews: Some(_), .. }) => {
+                self.broadcast(&Message::StepDown, |_| true);
                 self.effects.push_back(Effect::Change(Change::Lost));
             }
             Role::Follower(_) => self.effects.push_back(Effect::Change(Change::Lost)),
