@@ -141,6 +141,8 @@ pub struct Node {
     chain: u128,
     /// Some: leads this epoch. `.1`: its (e,0) is applied here, so requests are taken.
     leading: Option<(u32, bool)>,
+    /// The deadlines are those of this leadership.
+    clocks_run: bool,
     /// The number of the way to a leader; rises when one is lost.
     route: u32,
     parked: Parked,
@@ -173,6 +175,7 @@ impl Node {
             last_proposed: tail.zxid,
             chain: tail.chain,
             leading: None,
+            clocks_run: false,
             route: 0,
             parked: Parked::default(),
             pending: VecDeque::new(),
@@ -266,7 +269,10 @@ impl Node {
             && self.zab.committed() >= u64::from(epoch) << 32
         {
             self.leading = Some((epoch, true));
-            self.restart_clocks(state, now_ms);
+            // Who only renews its epoch has watched the sessions all the time.
+            if !std::mem::replace(&mut self.clocks_run, true) {
+                self.restart_clocks(state, now_ms);
+            }
         }
         self.unpark(state, now_ms, wall_ms);
     }

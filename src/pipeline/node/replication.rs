@@ -294,6 +294,7 @@ impl Node {
             Change::Lost => {
                 if self.leading.take().is_some() {
                     self.drop_proposals();
+                    self.clocks_run = false;
                 }
                 self.pending.clear();
                 self.parked.clear();

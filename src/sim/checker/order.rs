@@ -215,6 +215,7 @@ impl Checker {
                 self.sequences.made(requested, path, above, czxid);
             }
             (_, ArchivedChange::Delete { path, .. }) => self.gone(path),
+            (_, ArchivedChange::DeleteTree { path, .. }) => self.sequences.tree_gone(path),
             _ => {}
         }
     }

@@ -22,6 +22,12 @@ impl Sequences {
         }
     }
 
+    /// The node is gone with all below it.
+    pub fn tree_gone(&mut self, path: &str) {
+        let inside = |at: &str| at.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        self.0.retain(|(at, _), _| !inside(at));
+    }
+
     /// The node is gone, and its counter with it.
     pub fn gone(&mut self, path: &str, czxid: u64) {
         self.0.remove(&(path.to_string(), czxid));
