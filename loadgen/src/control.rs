@@ -121,6 +121,20 @@ impl Control {
         )
     }
 
+    /// Whether a node exists.
+    pub fn exists(&mut self, path: &str) -> Result<bool, ControlError> {
+        let mut exists = false;
+        let answered = |_, (err, _): Answer| match err {
+            code::OK | code::NO_NODE => {
+                exists = err == code::OK;
+                Ok(())
+            }
+            code => Err(ControlError::Code { action: "exists", path: path.into(), code }),
+        };
+        self.pipeline(1, |_, send| send(&Request::Exists { path: path.into(), watch: false }), answered)?;
+        Ok(exists)
+    }
+
     /// The children's names; None if the node does not exist.
     pub fn children(&mut self, path: &str) -> Result<Option<Vec<String>>, ControlError> {
         let mut names = None;

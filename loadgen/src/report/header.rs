@@ -2,6 +2,8 @@
 //! fail: what cannot be found out is left empty.
 
 use crate::args::Target;
+use crate::clock::now_ns;
+use crate::control::Control;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::{Read, Write};
@@ -9,6 +11,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+const ROUND_TRIPS: usize = 21;
 
 /// The circumstances of a run.
 #[derive(Clone, Serialize, Deserialize, Debug, Default)]
@@ -22,6 +26,8 @@ pub struct Header {
     pub server_versions: Vec<String>,
     /// What `conf` answers, of the first server.
     pub server_configuration: Vec<String>,
+    /// Median of a few reads of a small node by a lone client of the first server, before the load.
+    pub round_trip_us: Option<f64>,
     pub host: String,
     pub kernel: String,
     pub cpu: String,
@@ -50,6 +56,7 @@ impl Header {
                 true => Vec::new(),
                 false => four_letters(target.servers[0], "conf").unwrap_or_default().lines().map(str::to_string).collect(),
             },
+            round_trip_us: round_trip_us(target),
             host: read("/proc/sys/kernel/hostname").trim().to_string(),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_string(),
             cpu: line(&read("/proc/cpuinfo"), "model name"),
@@ -58,6 +65,19 @@ impl Header {
             load_average: read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),
         }
     }
+}
+
+fn round_trip_us(target: &Target) -> Option<f64> {
+    let mut control = Control::connect(target.servers[0], ANSWER_TIMEOUT.as_millis() as u64).ok()?;
+    let mut times_ns = Vec::new();
+    for _ in 0..ROUND_TRIPS {
+        let begin_ns = now_ns();
+        control.exists("/zookeeper").ok()?;
+        times_ns.push(now_ns() - begin_ns);
+    }
+    control.close().ok()?;
+    times_ns.sort_unstable();
+    Some(times_ns[ROUND_TRIPS / 2] as f64 / 1000.0)
 }
 
 /// "3.9.3-… standalone", out of the answer to `srvr`.

@@ -77,7 +77,8 @@ fn header_lines(f: &mut String, report: &Report) {
     }
     let versions: Vec<&str> = header.server_versions.iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
     if !versions.is_empty() {
-        let _ = writeln!(f, "  server       {}", versions.join(", "));
+        let round_trip = header.round_trip_us.map_or(String::new(), |us| format!(", {} away", us_text(us)));
+        let _ = writeln!(f, "  server       {}{round_trip}", versions.join(", "));
     }
 }
 
