@@ -13,7 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("watch", &["limits", "wire", "tree", "pipeline::message"]),
     ("log", &["limits", "wire"]),
     ("zab", &["limits", "wire", "log::snapshot", "log::Promise"]),
-    ("pipeline", &["limits", "wire", "tree", "watch", "zab"]),
+    ("pipeline", &["limits", "wire", "tree", "watch", "log::snapshot", "log::Promise", "zab"]),
     ("config", &["limits", "admin"]),
     ("admin", &["limits", "wire"]),
     ("client", &["limits", "wire"]),
