@@ -37,7 +37,7 @@ mod switches {
         static ACTIVE: std::cell::Cell<Option<&'static str>> = const { std::cell::Cell::new(None) };
     }
 
-    /// See [`crate::mark`].
+    /// See the macro `mark`.
     pub fn hit(name: &'static str) {
         HITS.with_borrow_mut(|hits| *hits.entry(name).or_default() += 1);
     }
