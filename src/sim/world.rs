@@ -339,7 +339,8 @@ impl World {
             Some(p) => {
                 let applied: Vec<String> = p.shards.iter().map(|s| format!("0x{:x}", s.replica.applied())).collect();
                 let (standing, serves) = (p.node.standing(), p.node.serves());
-                format!("server {server} {standing:?} serves {serves} promised {} applied {applied:?}", p.node.promised_epoch())
+                let (promise, tail) = (p.journal.superblock().promise(), p.journal.durable().zxid);
+                format!("server {server} {standing:?} serves {serves} {promise:x?} durable 0x{tail:x} applied {applied:?}")
             }
         };
         let servers: Vec<String> = self.machines.iter().map(server).collect();

@@ -162,7 +162,8 @@ impl Zab {
         let ours = self.promise.cluster;
         let member = |server| replies.get(&server).is_some_and(|r| r.granted && r.member && r.cluster == ours);
         let nobody_has_any = |server| replies.get(&server).is_some_and(|r| r.granted && r.last.zxid == 0);
-        let term = if self.promise.member && ensemble.is_quorum(member) {
+        // As long as there is no history at all everybody has to agree, so that nobody is left out for good.
+        let term = if self.promise.member && !self.is_empty() && ensemble.is_quorum(member) {
             Term::Vote
         } else if self.is_empty() && ensemble.voters().all(nobody_has_any) {
             Term::Bootstrap

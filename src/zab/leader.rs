@@ -57,7 +57,6 @@ pub(super) struct Leader {
     rounds: VecDeque<(u64, u64)>,
     beat_wanted: bool,
     pub next_beat_ms: u64,
-    next_token: u64,
 }
 
 impl Leader {
@@ -72,7 +71,6 @@ impl Leader {
             rounds: VecDeque::new(),
             beat_wanted: true,
             next_beat_ms: now_ms,
-            next_token: 0,
         }
     }
 }
@@ -249,9 +247,9 @@ impl Zab {
                 }
                 None => {
                     crate::mark!("a follower is fed from the log");
-                    learner.feeding = Some(leader.next_token);
-                    self.effects.push_back(Effect::Feed { after: learner.cursor, token: leader.next_token });
-                    leader.next_token += 1;
+                    self.next_token += 1;
+                    learner.feeding = Some(self.next_token);
+                    self.effects.push_back(Effect::Feed { after: learner.cursor, token: self.next_token });
                 }
             }
         }

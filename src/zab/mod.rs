@@ -163,6 +163,8 @@ pub struct Zab {
     /// Since when the log has not confirmed what it was given.
     unconfirmed_since_ms: Option<u64>,
     dice: u64,
+    /// Names reads from the log, over all epochs: what was read for an earlier one is of no use.
+    next_token: u64,
     now_ms: u64,
     effects: VecDeque<Effect>,
 }
@@ -188,6 +190,7 @@ impl Zab {
             storing: false,
             unconfirmed_since_ms: None,
             dice: config.seed,
+            next_token: 0,
             now_ms,
             effects: VecDeque::new(),
             config,
@@ -207,11 +210,6 @@ impl Zab {
     /// The cluster that this server is in; changes once at most, while the log is empty.
     pub fn cluster(&self) -> u128 {
         self.promise.cluster
-    }
-
-    /// The epoch promised on the medium.
-    pub fn promised(&self) -> u32 {
-        self.promise.epoch
     }
 
     pub fn committed(&self) -> u64 {

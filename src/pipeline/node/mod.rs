@@ -230,11 +230,6 @@ impl Node {
         self.proposed_bytes < PROPOSED_BYTES_MAX && self.parked.bytes() < PARKED_BYTES_MAX
     }
 
-    /// The epoch promised on the medium.
-    pub fn promised_epoch(&self) -> u32 {
-        self.zab.promised()
-    }
-
     /// When [`Node::tick`] has something to do at the latest, for replication's sake.
     pub fn deadline_ms(&self) -> u64 {
         self.zab.deadline_ms()
