@@ -310,7 +310,7 @@ impl World {
     fn everybody_leaves(&mut self) {
         (0..self.clients.len()).for_each(|client| self.cut_client(client));
         let longest_ms = CheckerSettings::default().session_timeout_ms_max as u64;
-        let end_us = self.now_us + (longest_ms + ENDING_MS) * 1000;
+        let end_us = self.now_us + (longest_ms + 4 * ENDING_MS) * 1000;
         while let Some(Reverse((at_us, _, event))) = self.queue.pop_if_before(end_us) {
             self.now_us = at_us;
             self.report.events += 1;
