@@ -21,6 +21,8 @@ pub struct Net {
     /// Until when nothing gets from one server to another, in us.
     cuts: BTreeMap<(u16, u16), u64>,
     next_generation: u64,
+    /// Faults are over: nothing takes longer than usual, so that silence means something.
+    pub calm: bool,
 }
 
 fn pair(a: u16, b: u16) -> (u16, u16) {
@@ -67,7 +69,8 @@ impl Net {
     pub fn send(&mut self, from: u16, to: u16, bytes: &[u8], now_us: u64, dice: &mut Dice) -> Option<u64> {
         let open_us = self.open_us(from, to, now_us);
         let pipe = self.pipes.get_mut(&(from, to))?;
-        let delay_us = 50 + dice.below(400) as u64 + if dice.chance(2) { dice.below(30_000) as u64 } else { 0 };
+        let tail_us = if dice.chance(2) { dice.below(30_000) as u64 } else { 0 };
+        let delay_us = 50 + dice.below(400) as u64 + if self.calm { 0 } else { tail_us };
         let at_us = (open_us + delay_us).max(pipe.last_us);
         pipe.last_us = at_us;
         let split = if dice.chance(5) { dice.below(bytes.len() + 1) } else { 0 };

@@ -139,6 +139,7 @@ impl World {
     /// All that is broken works again.
     pub(super) fn heal(&mut self) {
         self.net.heal();
+        self.net.calm = true;
         for server in 1..=self.plan.servers() {
             let now_us = self.now_us;
             let machine = self.machine(server);
