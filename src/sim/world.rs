@@ -566,6 +566,28 @@ mod tests {
         assert!(t.events > 100 && t.reads_checked > 1000 && t.writes_acknowledged > 1000, "{total:?}");
     }
 
+    /// The paths that are rare, and that a run of these seeds must have taken.
+    const RARE: [&str; 8] = [
+        "a follower gives its leader up for silence",
+        "a follower is fed from the log",
+        "a leader renews its epoch",
+        "a snapshot from the leader was installed",
+        "stands for election",
+        "sync by diff",
+        "sync by snapshot",
+        "sync by truncation",
+    ];
+
+    #[test]
+    fn rare_paths_are_taken() {
+        crate::marks::take_hits();
+        (100..160).for_each(|seed| drop(run(Plan::of_seed(seed))));
+        let hits = crate::marks::take_hits();
+        let missed: Vec<&str> = RARE.into_iter().filter(|name| !hits.contains_key(name)).collect();
+        let unlisted: Vec<&&str> = hits.keys().filter(|name| !RARE.contains(name)).collect();
+        assert!(missed.is_empty() && unlisted.is_empty(), "missed {missed:?}, not listed {unlisted:?}");
+    }
+
     #[test]
     fn a_seed_repeats_itself() {
         assert_eq!(run(Plan::of_seed(42)), run(Plan::of_seed(42)));
