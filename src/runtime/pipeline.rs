@@ -370,7 +370,9 @@ impl Pipeline {
         }
         // A deadline that has passed was acted upon in this turn: what it waits for now is a completion.
         let journal = self.journal.deadline_ms().map(|ms| if ms > now.ms { ms } else { now.ms + BEHIND_MS });
-        let deadlines = [Some(self.next_tick_ms), journal, (self.commits.held() > 0).then_some(self.nudge_ms)];
+        // Until every core has its State there is nothing to look at; a message says when.
+        let tick_ms = if self.begun { self.next_tick_ms } else { now.ms + self.tick_ms };
+        let deadlines = [Some(tick_ms), journal, (self.commits.held() > 0).then_some(self.nudge_ms)];
         let first = deadlines.into_iter().flatten().min().expect("the tick is always due some time");
         first.saturating_sub(now.ms)
     }
