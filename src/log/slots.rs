@@ -25,7 +25,8 @@ pub(super) struct Slots {
 impl Slots {
     pub fn read<D: Disk>(disk: &D, superblock: &Superblock) -> Result<Slots, RecoveryError> {
         assert!(superblock.slots <= SLOTS_MAX);
-        let generation = superblock.log_floor.saturating_sub(1);
+        // Also above every floor there was: the next floor has to be higher.
+        let generation = superblock.log_floor;
         let mut slots = Slots { run: Vec::new(), blank: Vec::new(), unreadable: Vec::new(), generation };
         let mut headers = BTreeMap::new();
         for slot in 0..superblock.slots {

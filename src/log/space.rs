@@ -114,7 +114,7 @@ impl Space {
             cut: Vec::new(),
             sequence: 1,
             blank: recovered.blank.iter().copied().collect(),
-            generation: recovered.generation.max(recovered.superblock.log_floor),
+            generation: recovered.generation,
             job: None,
             prepared: 0,
             promise: None,

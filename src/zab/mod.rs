@@ -203,10 +203,6 @@ impl Zab {
         self.config.server
     }
 
-    pub fn ensemble(&self) -> &Ensemble {
-        &self.config.ensemble
-    }
-
     /// The cluster that this server is in; changes once at most, while the log is empty.
     pub fn cluster(&self) -> u128 {
         self.promise.cluster
@@ -219,11 +215,6 @@ impl Zab {
     /// The last batch given to the log.
     pub fn appended(&self) -> Position {
         self.positions.last()
-    }
-
-    /// The last batch that the disk has confirmed.
-    pub fn durable_position(&self) -> Position {
-        self.durable
     }
 
     pub fn standing(&self) -> Standing {

@@ -2,11 +2,11 @@
 //! front of its own. An operation is one lock taken and given back at once. Checked: never two holders of one lock, the
 //! watch events that were asked for and no others, and no node left at the end. Refuses to hold a lock for any time.
 
-use super::{Ledger, Port, Workload};
+use super::{Ledger, Port, Workload, sequence_numbers};
 use crate::content::{Dice, Paths};
 use crate::session::{Reply, Span};
 use crate::tally::{Miss, Op, Violation};
-use falconer::wire::jute::{Malformed, Reader};
+use falconer::wire::jute::Reader;
 use falconer::wire::request::{Create, OPEN_ACL, Request};
 use falconer::wire::response::{WatchEvent, code};
 use std::ops::Range;
@@ -71,7 +71,7 @@ impl Lock {
 
     /// Goes on after the list: the lock is ours, or there is one to wait for.
     fn judge(&mut self, port: &mut Port<'_, Step>, claim: Claim, body: &[u8]) -> Result<(), Violation> {
-        let numbers = counters(body).map_err(|_| Violation::new(Miss::Malformed, "lock: a list that does not parse"))?;
+        let numbers = sequence_numbers(body).map_err(|_| Violation::new(Miss::Malformed, "lock: a list that does not parse"))?;
         if !numbers.contains(&claim.counter) {
             let text = format!("lock {}: the own node {} is not in the list", claim.lock, claim.counter);
             return Err(Violation::new(Miss::LostWrite, text));
@@ -148,18 +148,6 @@ impl Lock {
 fn two_holders(lock: u32, one: u32, two: u32) -> Violation {
     let text = format!("lock {lock}: held by connection {} and by connection {}", one.saturating_sub(1), two - 1);
     Violation::new(Miss::Exclusion, text)
-}
-
-/// The numbers of the nodes in a list of children.
-fn counters(body: &[u8]) -> Result<Vec<u32>, Malformed> {
-    let mut reader = Reader::new(body);
-    let count = reader.vector(4)?.unwrap_or(0);
-    (0..count)
-        .map(|_| {
-            let name = reader.utf8()?;
-            name.rsplit_once('-').and_then(|(_, digits)| digits.parse().ok()).ok_or(Malformed)
-        })
-        .collect()
 }
 
 impl Workload for Lock {

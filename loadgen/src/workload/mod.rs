@@ -26,6 +26,7 @@ pub use sweep::Sweep;
 use crate::meter::Meter;
 use crate::session::{Reply, Session, Span};
 use crate::tally::{Miss, Op, Violation};
+use falconer::wire::jute::{Malformed, Reader};
 use falconer::wire::request::Request;
 use falconer::wire::response::{WatchEvent, code};
 
@@ -112,4 +113,16 @@ pub trait Workload: Send + 'static {
 
     /// What the server must hold now that all sessions are closed.
     fn ledger(self) -> Ledger;
+}
+
+/// The numbers of sequential nodes in a list of children: what stands behind the last `-` of each name.
+fn sequence_numbers(body: &[u8]) -> Result<Vec<u32>, Malformed> {
+    let mut reader = Reader::new(body);
+    let count = reader.vector(4)?.unwrap_or(0);
+    (0..count)
+        .map(|_| {
+            let name = reader.utf8()?;
+            name.rsplit_once('-').and_then(|(_, digits)| digits.parse().ok()).ok_or(Malformed)
+        })
+        .collect()
 }

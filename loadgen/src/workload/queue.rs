@@ -2,11 +2,10 @@
 //! items. Checked: what is put in and not taken out is there at the end, and no item is taken twice. Refuses to hold
 //! more items than the consumers keep up with: a producer takes one out itself when the queue is long.
 
-use super::{Ledger, Port, Workload};
+use super::{Ledger, Port, Workload, sequence_numbers};
 use crate::content::{Content, Dice, Paths, Sizes};
 use crate::session::{Reply, Span};
 use crate::tally::{Miss, Op, Violation};
-use falconer::wire::jute::{Malformed, Reader};
 use falconer::wire::request::{Create, OPEN_ACL, Request};
 use falconer::wire::response::code;
 use std::ops::Range;
@@ -90,7 +89,7 @@ impl Queue {
             }
             (Step::List, code::OK) => {
                 let malformed = |_| Violation::new(Miss::Malformed, "queue: a list that does not parse");
-                let mut items = items(reply.body).map_err(malformed)?;
+                let mut items = sequence_numbers(reply.body).map_err(malformed)?;
                 self.seen_length[port.index] = items.len();
                 if items.is_empty() {
                     // Nothing to take: put one in instead.
@@ -115,17 +114,6 @@ impl Queue {
         }
         Ok(())
     }
-}
-
-fn items(body: &[u8]) -> Result<Vec<u32>, Malformed> {
-    let mut reader = Reader::new(body);
-    let count = reader.vector(4)?.unwrap_or(0);
-    (0..count)
-        .map(|_| {
-            let name = reader.utf8()?;
-            name.rsplit_once('-').and_then(|(_, digits)| digits.parse().ok()).ok_or(Malformed)
-        })
-        .collect()
 }
 
 impl Workload for Queue {

@@ -2,12 +2,13 @@
 //! history by a snapshot. The model knows what may be on the disk after a crash: the history as it is, and every former one
 //! on which nothing has been confirmed since.
 
+use super::power;
 use super::world::{CLUSTER, CONFIG, FORMAT, batch_with, snapshot_of, write, write_snapshot};
 use crate::limits::BLOCK_BYTES;
 use crate::log::disk::{Disk, Errno};
 use crate::log::feed::{self, FeedError, ReaderMap};
 use crate::log::incoming::IncomingSnapshot;
-use crate::log::recovery::{self, Recovered, RecoveryError};
+use crate::log::recovery::{Recovered, RecoveryError};
 use crate::log::snapshot::{BadSnapshot, SnapshotPointer, read_bytes};
 use crate::log::{Effect, Failure, Frame, Job, Journal, OpId, Promise};
 use crate::sim::disk::SimDisk;
@@ -141,18 +142,7 @@ fn count_to_zxid(history: &[Entry], zxid: u64) -> usize {
 
 /// Opens the directory, formatting it first if need be.
 pub fn start<D: Disk>(disk: &D, model: &mut Model) -> Result<Recovered, RecoveryError> {
-    match recovery::open(disk) {
-        Err(RecoveryError::Unformatted { .. }) => {
-            assert!(!model.formatted, "a formatted directory stays one");
-            recovery::format(disk, &FORMAT)?;
-            model.formatted = true;
-            recovery::open(disk)
-        }
-        other => {
-            model.formatted |= other.is_ok();
-            other
-        }
-    }
+    power::open(disk, &FORMAT, &mut model.formatted)
 }
 
 /// A running follower. The simulator's loop around it runs one thing at a time, in random order.

@@ -4,6 +4,7 @@ mod crash;
 mod damage;
 mod feed;
 mod follower;
+mod power;
 mod promise;
 mod replication;
 mod space;

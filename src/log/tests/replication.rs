@@ -3,6 +3,7 @@
 //! keeps it.
 
 use super::follower::{Follower, Model, start};
+use super::power;
 use crate::log::disk::Errno;
 use crate::sim::disk::{Fault, SimDisk};
 use crate::sim::random::Dice;
@@ -16,23 +17,13 @@ fn ops(seed: u64) -> u64 {
     disk.ops()
 }
 
-fn power_back(disk: &SimDisk, dice: &mut Dice) {
-    match dice.below(4) {
-        0 => disk.power_on_worst(),
-        _ => disk.power_on(dice.roll()),
-    }
-}
-
-/// Turns the power on and, one time in two, off again at one of the first operations of the next start.
+/// See [`power::on`]; a start that gets through is checked.
 fn power_on(disk: &SimDisk, model: &mut Model, dice: &mut Dice) {
-    power_back(disk, dice);
-    while dice.below(2) == 0 {
-        disk.strike(disk.ops() + 1 + dice.below(8) as u64, Fault::PowerCut);
+    power::on(disk, dice, |disk| {
         if let Ok(found) = start(disk, model) {
             model.restart(disk, &found);
         }
-        power_back(disk, dice);
-    }
+    });
 }
 
 fn story(seed: u64, at: u64, fault: Fault, subset: u64) -> Model {

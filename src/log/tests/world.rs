@@ -1,9 +1,10 @@
 //! The harness: a model of the history, and a server that runs the shipped Journal and start-up code on a `SimDisk`.
 //! The model knows every batch that was appended and how many of them were reported durable.
 
+use super::power;
 use crate::limits::BLOCK_BYTES;
 use crate::log::disk::{Disk, Errno};
-use crate::log::recovery::{self, Format, Recovered, RecoveryError};
+use crate::log::recovery::{Format, Recovered, RecoveryError};
 use crate::log::segment::file_name;
 use crate::log::snapshot::{BadSnapshot, SnapshotFile};
 use crate::log::{Effect, Failure, Job, Journal, LogConfig};
@@ -107,18 +108,7 @@ pub fn batch_in(cluster: u128, after: Position, first_zxid: u64, sizes: &[usize]
 
 /// Opens the directory, formatting it first if need be, as a start of the server does.
 pub fn start<D: Disk>(disk: &D, model: &mut Model) -> Result<Recovered, RecoveryError> {
-    match recovery::open(disk) {
-        Err(RecoveryError::Unformatted { .. }) => {
-            assert!(!model.formatted, "a formatted directory stays one");
-            recovery::format(disk, &FORMAT)?;
-            model.formatted = true;
-            recovery::open(disk)
-        }
-        other => {
-            model.formatted |= other.is_ok();
-            other
-        }
-    }
+    power::open(disk, &FORMAT, &mut model.formatted)
 }
 
 /// A running server.
