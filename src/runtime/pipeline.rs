@@ -26,6 +26,8 @@ use std::sync::{Arc, mpsc};
 const REQUESTS_PER_TURN: usize = 256;
 /// A core that sleeps behind the others is woken after this, so that buffers come back.
 const BEHIND_MS: u64 = 5;
+/// Batches that every core has passed and that somebody still refers to: beyond this, the oldest are not waited for.
+const RETIRED_MAX: usize = 64;
 /// What did not fit into a ring is tried again after this.
 const RETRY_MS: u64 = 1;
 /// Exit code of a process whose disk has failed. Service managers rely on it.
@@ -327,12 +329,15 @@ impl Pipeline {
     fn reclaim(&mut self) {
         let Pipeline { commits, retired, node, .. } = self;
         commits.reclaim(|batch| retired.push_back(batch));
-        while let Some(batch) = retired.pop_front() {
-            match Arc::try_unwrap(batch) {
+        for _ in 0..retired.len() {
+            match Arc::try_unwrap(retired.pop_front().expect("counted")) {
                 Ok(batch) => node.recycle(batch),
-                Err(batch) => return retired.push_front(batch),
+                Err(batch) => retired.push_back(batch),
             }
         }
+        // What a slow peer still waits for is freed when it has been sent; others do not wait for that.
+        let late = retired.len().saturating_sub(RETIRED_MAX);
+        retired.drain(..late);
     }
 
     // ---- messages and the wait

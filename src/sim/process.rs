@@ -15,6 +15,7 @@ use crate::pipeline::replica::{Action, Replica, ReplicaConfig};
 use crate::tree::State;
 use crate::tree::snapshot::Loader;
 use crate::wire::batch::{Batch, Position};
+use crate::zab::message::Outgoing;
 use crate::zab::positions::Positions;
 use crate::zab::quorum::Ensemble;
 use crate::zab::{Start, ZabConfig};
@@ -42,7 +43,7 @@ pub struct Settings {
 pub enum Out {
     Send {
         peer: u16,
-        frame: Arc<Vec<u8>>,
+        message: Outgoing,
     },
     Disconnect {
         peer: u16,
@@ -370,7 +371,7 @@ impl Process {
                     self.outs.push(Out::Published(batch));
                 }
                 NodeEffect::Down { shard, message } => self.shards[usize::from(shard)].downs.push_back(message),
-                NodeEffect::Send { peer, frame } => self.outs.push(Out::Send { peer, frame }),
+                NodeEffect::Send { peer, message } => self.outs.push(Out::Send { peer, message }),
                 NodeEffect::Disconnect { peer, why } => self.outs.push(Out::Disconnect { peer, why }),
                 NodeEffect::Promise(promise) => {
                     let mut effects = Vec::new();

@@ -6,6 +6,7 @@ pub mod archived;
 pub mod batch;
 pub mod extension;
 pub mod jute;
+pub mod raw_batch;
 pub mod record;
 pub mod request;
 pub mod response;

@@ -1,13 +1,14 @@
 //! Following: promise the epoch, say what is on the medium, cut or fetch what the leader says, then take its batches in
 //! order and acknowledge what the disk has confirmed. Refuses to acknowledge anything else, and to cut what is committed.
 
-use super::message::{BatchBytes, Message, Sync};
+use super::message::{Message, Sync};
 use super::positions::epoch as epoch_of;
 use super::{Change, Effect, Role, Zab};
 use crate::limits::SNAPSHOT_CHUNK_BYTES;
 use crate::log::snapshot::SnapshotPointer;
 use crate::mutant;
 use crate::wire::batch::{Batch, Position};
+use crate::wire::raw_batch::RawBatch;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
@@ -203,7 +204,7 @@ impl Zab {
     }
 
     /// A batch, a commit or a heartbeat.
-    pub(super) fn append(&mut self, peer: u16, epoch: u32, committed: u64, round: u64, batch: Option<BatchBytes<'_>>) {
+    pub(super) fn append(&mut self, peer: u16, epoch: u32, committed: u64, round: u64, batch: Option<RawBatch>) {
         let now_ms = self.now_ms;
         let Some(follower) = self.following(peer, epoch) else { return };
         follower.heard_ms = now_ms;
@@ -213,9 +214,9 @@ impl Zab {
             follower.ack_due = true;
         }
         let active = follower.stage == Stage::Active;
-        if let Some(bytes) = batch {
+        if let Some(batch) = batch {
             // Before the logs agree a batch belongs to an earlier try to follow.
-            if active && let Err(why) = self.take(bytes) {
+            if active && let Err(why) = self.take(batch) {
                 return self.effects.push_back(Effect::Disconnect { peer, why });
             }
         }
@@ -223,8 +224,8 @@ impl Zab {
     }
 
     /// Queues a batch that continues the log.
-    fn take(&mut self, bytes: BatchBytes<'_>) -> Result<(), &'static str> {
-        let batch = bytes.to_batch().map_err(|_| "a batch that is none")?;
+    fn take(&mut self, batch: RawBatch) -> Result<(), &'static str> {
+        let batch = batch.check().map_err(|_| "a batch that is none")?;
         let last = self.queue.back().map_or(self.appended(), Batch::position);
         let header = batch.header();
         let follows = header.first_zxid == last.zxid + 1 || (header.first_zxid as u32 == 0 && header.first_zxid > last.zxid);

@@ -3,7 +3,7 @@
 //! Refuses to count anything but what an acknowledgement says is durable.
 
 use super::election::Vote;
-use super::message::{BatchBytes, Message, Sync, Term};
+use super::message::{Message, Outgoing, Sync, Term};
 use super::plan::{Plan, plan};
 use super::{Effect, Role, Zab};
 use crate::limits::PEER_WINDOW_BYTES;
@@ -242,8 +242,8 @@ impl Zab {
             match self.recent.get(next).filter(|b| mutant!(M06) || b.header().prev_chain == learner.cursor.chain) {
                 Some(batch) if batch.position().zxid > limit => return,
                 Some(batch) => {
-                    let frame = learner.send(epoch, committed, round, batch);
-                    self.effects.push_back(Effect::Send { peer, frame });
+                    let message = learner.send(epoch, committed, round, batch.clone());
+                    self.effects.push_back(Effect::Send { peer, message });
                 }
                 None => {
                     crate::mark!("a follower is fed from the log");
@@ -261,7 +261,7 @@ impl Zab {
     }
 
     /// Batches from the log for a peer; None: the log does not reach back so far any more.
-    pub fn fed(&mut self, token: u64, batches: Option<&[Batch]>, now_ms: u64) {
+    pub fn fed(&mut self, token: u64, batches: Option<Vec<Batch>>, now_ms: u64) {
         self.now_ms = now_ms;
         let Some(leader) = self.leader() else { return };
         let Some(peer) = leader.learners.iter().find(|(_, l)| l.feeding == Some(token)).map(|(peer, _)| *peer) else { return };
@@ -277,8 +277,8 @@ impl Zab {
             if batch.position().zxid > limit {
                 break;
             }
-            let frame = learner.send(epoch, committed, round, batch);
-            self.effects.push_back(Effect::Send { peer, frame });
+            let message = learner.send(epoch, committed, round, Arc::new(batch));
+            self.effects.push_back(Effect::Send { peer, message });
         }
         self.pump(peer);
     }
@@ -405,15 +405,14 @@ impl Zab {
 }
 
 impl Learner {
-    /// The frame with the next batch for this peer.
-    fn send(&mut self, epoch: u32, committed: u64, round: u64, batch: &Batch) -> Arc<Vec<u8>> {
-        let mut frame = Vec::with_capacity(batch.bytes().len() + 64);
-        Message::Append { epoch, committed, round, batch: Some(BatchBytes(batch.bytes())) }.encode(&mut frame);
+    /// The message with the next batch for this peer.
+    fn send(&mut self, epoch: u32, committed: u64, round: u64, batch: Arc<Batch>) -> Outgoing {
         self.cursor = batch.position();
         self.told = committed;
-        self.in_flight.push_back((self.cursor.zxid, frame.len()));
-        self.in_flight_bytes += frame.len();
-        Arc::new(frame)
+        let message = Outgoing::append(epoch, committed, round, batch);
+        self.in_flight.push_back((self.cursor.zxid, message.bytes()));
+        self.in_flight_bytes += message.bytes();
+        message
     }
 
     fn acknowledge(&mut self, zxid: u64) {

@@ -5,8 +5,9 @@
 use super::positions::epoch;
 use crate::limits::{PEER_FRAME_BYTES_MAX, SNAPSHOT_CHUNK_BYTES};
 use crate::log::snapshot::SnapshotPointer;
-use crate::wire::aligned::AlignedBuf;
-use crate::wire::batch::{BadBatch, Batch, HEADER_BYTES, LOCAL_HEADER_BYTES, Position};
+use crate::wire::batch::{Batch, Position};
+use crate::wire::raw_batch::RawBatch;
+use std::sync::Arc;
 
 /// What a vote is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,7 +29,7 @@ pub enum Sync {
 }
 
 /// One message between two servers. `epoch` is always the epoch of the leader (or candidate) that it belongs to.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub enum Message<'a> {
     /// Would you vote for me? Promises nothing.
     PreVote {
@@ -82,12 +83,12 @@ pub enum Message<'a> {
         offset: u64,
         bytes: &'a [u8],
     },
-    /// Proposals, commits and heartbeats. `round` counts the leader's heartbeats. `batch`: see [`BatchBytes`].
+    /// Proposals, commits and heartbeats. `round` counts the leader's heartbeats. The batch is not checked yet.
     Append {
         epoch: u32,
         committed: u64,
         round: u64,
-        batch: Option<BatchBytes<'a>>,
+        batch: Option<RawBatch>,
     },
     /// Everything up to `upto` is on the medium; `round` is the last heartbeat seen.
     Ack {
@@ -130,20 +131,43 @@ pub enum AnswerCode {
     Synced,
 }
 
-/// A batch inside a message: header and body, not checked yet but for its length.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct BatchBytes<'a>(pub &'a [u8]);
+/// A message on its way to a peer: the length of the frame and the fields, and the batch that follows them, which stays in
+/// the buffer that the log and the shards share. Cheap to clone.
+#[derive(Clone)]
+pub struct Outgoing {
+    pub head: Arc<Vec<u8>>,
+    pub batch: Option<Arc<Batch>>,
+}
 
-impl BatchBytes<'_> {
-    /// Copies the bytes into a buffer of their own, with room for a local header, and checks everything.
-    pub fn to_batch(&self) -> Result<Batch, BadBatch> {
-        if self.0.len() < HEADER_BYTES {
-            return Err(BadBatch::Shape);
-        }
-        let mut buf = AlignedBuf::with_capacity(LOCAL_HEADER_BYTES + self.0.len());
-        buf[LOCAL_HEADER_BYTES..LOCAL_HEADER_BYTES + self.0.len()].copy_from_slice(self.0);
-        let batch = Batch::check(buf)?;
-        if batch.bytes().len() == self.0.len() { Ok(batch) } else { Err(BadBatch::Shape) }
+impl Outgoing {
+    pub fn new(message: &Message<'_>) -> Outgoing {
+        let mut head = Vec::new();
+        message.encode(&mut head);
+        Outgoing { head: Arc::new(head), batch: None }
+    }
+
+    /// An Append with this batch.
+    pub fn append(epoch: u32, committed: u64, round: u64, batch: Arc<Batch>) -> Outgoing {
+        let mut head = Vec::new();
+        Message::Append { epoch, committed, round, batch: None }.encode(&mut head);
+        let len = (head.len() - 4 + batch.bytes().len()) as u32;
+        head[..4].copy_from_slice(&len.to_le_bytes());
+        Outgoing { head: Arc::new(head), batch: Some(batch) }
+    }
+
+    /// What follows the head.
+    pub fn batch_bytes(&self) -> &[u8] {
+        self.batch.as_ref().map_or(&[], |batch| batch.bytes())
+    }
+
+    /// Bytes of the whole frame.
+    pub fn bytes(&self) -> usize {
+        self.head.len() + self.batch_bytes().len()
+    }
+
+    /// The whole frame in one piece.
+    pub fn to_frame(&self) -> Vec<u8> {
+        [&self.head, self.batch_bytes()].concat()
     }
 }
 
@@ -328,7 +352,7 @@ impl<'a> Message<'a> {
                 w.u32(*epoch);
                 w.u64(*committed);
                 w.u64(*round);
-                w.0.extend_from_slice(batch.map_or(&[], |b| b.0));
+                w.0.extend_from_slice(batch.as_ref().map_or(&[], RawBatch::bytes));
             }
             Message::Ack { epoch, upto, round } => {
                 w.u8(ACK);
@@ -375,6 +399,14 @@ impl<'a> Message<'a> {
         let mut r = Reader(frame);
         let message = decode_fields(&mut r)?;
         if r.0.is_empty() { Ok(message) } else { Err(BadMessage::Shape) }
+    }
+
+    /// Reads one frame, without its length, whose batch was received into a buffer of its own.
+    pub fn with_batch(fields: &'a [u8], batch: RawBatch) -> Result<Message<'a>, BadMessage> {
+        match Message::decode(fields)? {
+            Message::Append { epoch, committed, round, batch: None } => Ok(Message::Append { epoch, committed, round, batch: Some(batch) }),
+            _ => Err(BadMessage::Shape),
+        }
     }
 }
 
@@ -429,7 +461,7 @@ fn decode_fields<'a>(r: &mut Reader<'a>) -> Result<Message<'a>, BadMessage> {
         SNAPSHOT_CHUNK => decode_chunk(r)?,
         APPEND => {
             let (epoch, committed, round, batch) = (r.u32()?, r.u64()?, r.u64()?, r.rest());
-            Message::Append { epoch, committed, round, batch: (!batch.is_empty()).then_some(BatchBytes(batch)) }
+            Message::Append { epoch, committed, round, batch: (!batch.is_empty()).then(|| RawBatch::copy_of(batch)) }
         }
         ACK => Message::Ack { epoch: r.u32()?, upto: r.position()?, round: r.u64()? },
         TOUCH => {
@@ -482,6 +514,9 @@ fn decode_chunk<'a>(r: &mut Reader<'a>) -> Result<Message<'a>, BadMessage> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::aligned::AlignedBuf;
+    use crate::wire::batch::BatchBuilder;
+    use crate::wire::txn::{Op, Origin, Txn};
 
     fn samples() -> Vec<Message<'static>> {
         let p = |n: u64| Position { zxid: n << 32 | 7, chain: u128::from(n) << 90 | 5 };
@@ -498,7 +533,7 @@ mod tests {
             Message::SnapshotWanted { epoch: 5, zxid: 8, offset: 9 },
             Message::SnapshotChunk { epoch: 5, zxid: 8, offset: 9, bytes: b"some" },
             Message::Append { epoch: 5, committed: 3, round: 4, batch: None },
-            Message::Append { epoch: 5, committed: 3, round: 4, batch: Some(BatchBytes(b"not a batch")) },
+            Message::Append { epoch: 5, committed: 3, round: 4, batch: Some(RawBatch::copy_of(b"not a batch")) },
             Message::Ack { epoch: 5, upto: p(4), round: 4 },
             Message::Touch { epoch: 5, round: 4, sessions: vec![-1, 1 << 57] },
             Message::Forward { epoch: 5, boot: 2, shard: 1, submit: b"raw" },
@@ -541,6 +576,29 @@ mod tests {
         touch.extend_from_slice(&u32::MAX.to_le_bytes());
         assert_eq!(Message::decode(&touch), Err(BadMessage::Shape));
         assert_eq!(Message::decode(&[99]), Err(BadMessage::Kind(99)));
-        assert!(BatchBytes(b"no").to_batch().is_err());
+    }
+
+    #[test]
+    fn a_batch_may_come_in_a_buffer_of_its_own() {
+        let mut bytes = Vec::new();
+        Message::Append { epoch: 5, committed: 3, round: 4, batch: None }.encode(&mut bytes);
+        let whole = Message::Append { epoch: 5, committed: 3, round: 4, batch: Some(RawBatch::copy_of(b"not a batch")) };
+        assert_eq!(Message::with_batch(&bytes[4..], RawBatch::copy_of(b"not a batch")), Ok(whole));
+        bytes.extend_from_slice(b"twice");
+        assert_eq!(Message::with_batch(&bytes[4..], RawBatch::copy_of(b"not a batch")), Err(BadMessage::Shape));
+        assert_eq!(Message::with_batch(&[STEP_DOWN], RawBatch::copy_of(b"not a batch")), Err(BadMessage::Shape));
+    }
+
+    #[test]
+    fn an_append_is_the_same_bytes_with_its_batch_beside_it() {
+        let mut builder = BatchBuilder::default();
+        let txn = Txn { zxid: 5 << 32, time_ms: 0, session: 0, origin: Origin::default(), op: Op::NewEpoch { leader: 1 } };
+        builder.push(&txn).unwrap();
+        let batch = Arc::new(builder.close(7, 0, 0, AlignedBuf::with_capacity(4096)));
+        let outgoing = Outgoing::append(5, 3, 4, batch.clone());
+        let mut bytes = Vec::new();
+        Message::Append { epoch: 5, committed: 3, round: 4, batch: Some(RawBatch::copy_of(batch.bytes())) }.encode(&mut bytes);
+        assert!(outgoing.to_frame() == bytes && outgoing.bytes() == bytes.len());
+        assert_eq!(frame_len(&bytes), Ok(Some(bytes.len())));
     }
 }

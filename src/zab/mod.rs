@@ -30,7 +30,7 @@ use crate::wire::txn::Origin;
 use election::{Candidate, Looking};
 use follower::Follower;
 use leader::Leader;
-use message::{AnswerCode, Message};
+use message::{AnswerCode, Message, Outgoing};
 use positions::{Positions, epoch};
 use quorum::Ensemble;
 use std::collections::{BTreeSet, VecDeque};
@@ -83,7 +83,7 @@ impl Start {
 /// What is to be done for the brain.
 pub enum Effect {
     /// Hand the bytes to the connection, in this order.
-    Send { peer: u16, frame: Arc<Vec<u8>> },
+    Send { peer: u16, message: Outgoing },
     /// What came from there makes no sense; a new connection starts afresh.
     Disconnect { peer: u16, why: &'static str },
     /// Make it durable, then call [`Zab::promised`].
@@ -396,19 +396,15 @@ impl Zab {
 
     fn send(&mut self, peer: u16, message: &Message<'_>) {
         if self.up.contains(&peer) {
-            let mut frame = Vec::new();
-            message.encode(&mut frame);
-            self.effects.push_back(Effect::Send { peer, frame: Arc::new(frame) });
+            self.effects.push_back(Effect::Send { peer, message: Outgoing::new(message) });
         }
     }
 
     /// To everybody in the ensemble with a connection.
     fn broadcast(&mut self, message: &Message<'_>, to: impl Fn(u16) -> bool) {
-        let mut frame = Vec::new();
-        message.encode(&mut frame);
-        let frame = Arc::new(frame);
+        let message = Outgoing::new(message);
         for peer in self.up.iter().copied().filter(|peer| to(*peer)) {
-            self.effects.push_back(Effect::Send { peer, frame: frame.clone() });
+            self.effects.push_back(Effect::Send { peer, message: message.clone() });
         }
     }
 

@@ -1,10 +1,11 @@
 //! Replication step by step, on a harness without time of its own: messages arrive at once and in order, a disk confirms when
 //! the test says so. The simulator covers what nobody thinks of; these stories say what is meant.
 
-use super::message::{BatchBytes, Term};
+use super::message::Term;
 use super::*;
 use crate::wire::aligned::AlignedBuf;
 use crate::wire::batch::BatchBuilder;
+use crate::wire::raw_batch::RawBatch;
 use crate::wire::txn::{Op, Origin, Txn};
 use std::collections::BTreeMap;
 
@@ -97,7 +98,8 @@ impl Net {
         let cut = self.cut.contains(&id);
         let server = self.servers.get_mut(&id).unwrap();
         match effect {
-            Effect::Send { peer, frame } if !cut && !self.cut.contains(&peer) => {
+            Effect::Send { peer, message } if !cut && !self.cut.contains(&peer) => {
+                let frame = message.to_frame();
                 let message = Message::decode(&frame[4..]).unwrap();
                 self.zab(peer).receive(id, message, now_ms);
             }
@@ -110,7 +112,7 @@ impl Net {
             Effect::Feed { after, token } => {
                 server.fed += 1;
                 let log: Vec<Batch> = server.log.iter().filter(|b| b.position().zxid > after.zxid).map(|b| copy(b)).collect();
-                server.zab.fed(token, Some(&log), now_ms);
+                server.zab.fed(token, Some(log), now_ms);
             }
             Effect::Change(Change::Lead { epoch }) => {
                 server.changes.push(Change::Lead { epoch });
@@ -141,7 +143,7 @@ impl Net {
 }
 
 fn copy(batch: &Batch) -> Batch {
-    BatchBytes(batch.bytes()).to_batch().unwrap()
+    RawBatch::copy_of(batch.bytes()).check().unwrap()
 }
 
 fn batch(zxid: u64, chain: u128, committed: u64) -> Batch {
@@ -218,7 +220,7 @@ fn a_vote_is_given_once_and_survives() {
     assert!(net.zab(1).next_effect().is_none(), "nothing is said before it is durable");
     net.zab(1).promised_durably(promise, now_ms);
     let granted = |effect| match effect {
-        Some(Effect::Send { frame, peer }) => match Message::decode(&frame[4..]).unwrap() {
+        Some(Effect::Send { message, peer }) => match Message::decode(&message.head[4..]).unwrap() {
             Message::AckEpoch { granted, .. } => Some((peer, granted)),
             _ => None,
         },
@@ -276,7 +278,7 @@ fn a_batch_that_does_not_continue_the_log_is_refused() {
     let (leader, epoch) = net.leader().unwrap();
     let (follower, first) = (1 + leader % 3, u64::from(epoch) << 32);
     let stray = batch(first | 1, 12345, 0);
-    let append = Message::Append { epoch, committed: 0, round: 1, batch: Some(BatchBytes(stray.bytes())) };
+    let append = Message::Append { epoch, committed: 0, round: 1, batch: Some(RawBatch::copy_of(stray.bytes())) };
     net.zab(follower).receive(leader, append, 500);
     assert!(matches!(net.zab(follower).next_effect(), Some(Effect::Disconnect { .. })));
     assert_eq!(net.zab(follower).appended().zxid, first);

@@ -20,6 +20,7 @@ use crate::tree::State;
 use crate::wire::aligned::AlignedBuf;
 use crate::wire::batch::{Batch, BatchBuilder, Full, Position};
 use crate::wire::txn::{Op, Origin, Txn};
+use crate::zab::message::Outgoing;
 use crate::zab::quorum::Ensemble;
 use crate::zab::{Standing, Start, Zab, ZabConfig};
 use replication::{Parked, Pending, Touches};
@@ -87,10 +88,10 @@ pub enum NodeEffect {
         shard: u16,
         message: Down,
     },
-    /// The next bytes for the connection to that server.
+    /// The next message for the connection to that server.
     Send {
         peer: u16,
-        frame: Arc<Vec<u8>>,
+        message: Outgoing,
     },
     /// Close the connection to that server; a new one may follow at once.
     Disconnect {

@@ -3,7 +3,8 @@
 
 use super::*;
 use crate::mutant;
-use crate::zab::message::{AnswerCode, Message, frame_len};
+use crate::wire::raw_batch::RawBatch;
+use crate::zab::message::{AnswerCode, BadMessage, Message, frame_len};
 use crate::zab::{Change, Effect};
 use std::collections::BTreeSet;
 
@@ -125,16 +126,40 @@ impl Node {
                 Ok(None) => return Some(used),
                 Err(bad) => return self.bad_peer(peer, &bad),
             };
-            let message = match Message::decode(&bytes[used + 4..used + len]) {
-                Ok(message) => message,
-                Err(bad) => return self.bad_peer(peer, &bad),
-            };
+            let message = Message::decode(&bytes[used + 4..used + len]);
             used += len;
-            if let Some(message) = self.zab.receive(peer, message, now_ms) {
-                self.peer_message(peer, &message, state, now_ms, wall_ms)?;
-            }
-            self.collect(now_ms);
+            self.receive(peer, message, state, now_ms, wall_ms)?;
         }
+    }
+
+    /// One frame of `peer`, without its length, whose batch, if it brings one, was received into a buffer of its own.
+    /// None: close the connection.
+    pub fn peer_frame(
+        &mut self,
+        peer: u16,
+        fields: &[u8],
+        batch: Option<RawBatch>,
+        state: &State,
+        now_ms: u64,
+        wall_ms: i64,
+    ) -> Option<()> {
+        let message = match batch {
+            Some(batch) => Message::with_batch(fields, batch),
+            None => Message::decode(fields),
+        };
+        self.receive(peer, message, state, now_ms, wall_ms)
+    }
+
+    fn receive(&mut self, peer: u16, message: Result<Message<'_>, BadMessage>, state: &State, now_ms: u64, wall_ms: i64) -> Option<()> {
+        let message = match message {
+            Ok(message) => message,
+            Err(bad) => return self.bad_peer(peer, &bad).map(drop),
+        };
+        if let Some(message) = self.zab.receive(peer, message, now_ms) {
+            self.peer_message(peer, &message, state, now_ms, wall_ms)?;
+        }
+        self.collect(now_ms);
+        Some(())
     }
 
     fn bad_peer(&self, peer: u16, why: &dyn std::fmt::Display) -> Option<usize> {
@@ -260,7 +285,7 @@ impl Node {
                     self.change(change, now_ms);
                     continue;
                 }
-                Effect::Send { peer, frame } => NodeEffect::Send { peer, frame },
+                Effect::Send { peer, message } => NodeEffect::Send { peer, message },
                 Effect::Disconnect { peer, why } => NodeEffect::Disconnect { peer, why },
                 Effect::Promise(promise) => NodeEffect::Promise(promise),
                 Effect::Truncate(to) => NodeEffect::Truncate(to),
@@ -335,7 +360,7 @@ impl Node {
     // ---- completions of background work
 
     /// See [`NodeEffect::Feed`]; None: the log does not reach back so far any more.
-    pub fn fed(&mut self, token: u64, batches: Option<&[Batch]>, now_ms: u64) {
+    pub fn fed(&mut self, token: u64, batches: Option<Vec<Batch>>, now_ms: u64) {
         self.zab.fed(token, batches, now_ms);
         self.collect(now_ms);
     }

@@ -23,7 +23,7 @@ impl World {
     pub(super) fn outs(&mut self, server: u16, incarnation: u64, outs: Vec<Out>) {
         for out in outs {
             match out {
-                Out::Send { peer, frame } => self.send(server, peer, &frame),
+                Out::Send { peer, message } => self.send(server, peer, &message.to_frame()),
                 Out::Disconnect { peer, why } => {
                     self.ghost.complains(server, peer, why);
                     self.break_link(server, peer);
@@ -152,7 +152,7 @@ impl World {
                         Err(FeedError::Gone) => None,
                         Err(other) => panic!("the disk works: {other}"),
                     };
-                    process.node.fed(token, batches.as_deref(), now_ms);
+                    process.node.fed(token, batches, now_ms);
                 }
                 Background::ReadSnapshot { peer, pointer, offset } => {
                     let mut bytes = vec![0; 700.min(SNAPSHOT_CHUNK_BYTES)];
