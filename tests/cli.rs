@@ -129,10 +129,10 @@ fn the_program_checks_and_exits() {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (output.status.code(), text(output.stdout), text(output.stderr))
     };
-    std::fs::write(dir.path().join("zoo.cfg"), "dataDir=/d\nclientPort=2181\ninitLimit=5\n").unwrap();
+    std::fs::write(dir.path().join("zoo.cfg"), "dataDir=/d\nclientPort=2181\nsnapshot.trust.empty=true\n").unwrap();
     std::fs::write(dir.path().join("bad.cfg"), "dataDir=/d\nclientPort=x\n").unwrap();
     let (code, out, err) = run(&["serve", "zoo.cfg", "--client-port", "2199", "--check"]);
-    assert_eq!((code, err.as_str()), (Some(0), "falconer: zoo.cfg:3: initLimit: no effect, there are no ensembles yet\n"));
+    assert_eq!((code, err.as_str()), (Some(0), "falconer: zoo.cfg:3: snapshot.trust.empty: no effect, the files have another format\n"));
     assert!(out.starts_with("[server]\nid = 0\n") && out.contains("\nport = 2199\n"), "{out}");
     let (code, out, err) = run(&["serve", "bad.cfg", "--check"]);
     let want = "falconer: bad.cfg:2: clientPort: bad value \"x\", allowed: 0 to 65535\n";

@@ -66,6 +66,8 @@ fn all_keys_of_a_zoo_cfg_with_and_without_prefix() {
         "snapSizeLimitInKb=11",
         "globalOutstandingLimit=12",
         "autopurge.snapRetainCount=13",
+        "quorumListenOnAllIPs=true",
+        "peerSecretFile=/s",
         "jute.maxbuffer=0x200000",
         "extendedTypesEnabled=true",
         "enforceQuota=true",
@@ -89,6 +91,8 @@ fn all_keys_of_a_zoo_cfg_with_and_without_prefix() {
     assert_eq!((config.data.dir.as_path(), config.data.log_dir.as_path()), (Path::new("/d"), Path::new("/l")));
     assert_eq!((config.data.snapshot_txns, config.data.snapshot_log_kb, config.data.snapshots_retained), (10, 11, 13));
     assert_eq!((config.client.requests_outstanding_max, config.client.frame_bytes_max), (12, 2 << 20));
+    assert_eq!(config.replication.peer_secret_file.as_deref(), Some(Path::new("/s")));
+    assert!(config.replication.listen_on_all_addresses && config.ensemble.is_none());
     assert!(config.features.extended_types && config.features.enforce_quota && config.features.skip_acl && config.features.reconfig);
     let container = &config.container;
     assert_eq!((container.check_interval_ms, container.deletions_per_minute_max, container.never_used_ms), (14, 15, 16));
@@ -114,8 +118,8 @@ fn the_sample_file_of_zookeeper_works_and_says_what_it_does_not_do() {
     assert_eq!((loaded.config.session.timeout_ms_min, loaded.config.session.timeout_ms_max), (4000, 40_000));
     let told: Vec<&str> = loaded.warnings.iter().map(|w| w.split_once("zoo.cfg:").unwrap().1).collect();
     let want = [
-        "3: initLimit: no effect, there are no ensembles yet",
-        "4: syncLimit: no effect, there are no ensembles yet",
+        "3: initLimit: no effect, replication.election_timeout_ms says how long silence is borne",
+        "4: syncLimit: no effect, replication.election_timeout_ms says how long silence is borne",
         "8: autopurge.purgeInterval: no effect, old snapshots and log go whenever a new snapshot is complete",
         "9: metricsProvider.httpPort: no effect, there is no HTTP endpoint yet",
     ];
@@ -156,11 +160,6 @@ fn mistakes_in_a_zoo_cfg() {
         ),
         ("dataDir=/d\nminSessionTimeout=\\\n  50000\nmaxSessionTimeout=40000\n", "zoo.cfg:2: session.timeout_ms_min = 50000 is above "),
         ("dataDir=/d\nsecureClientPort=2281\n", "zoo.cfg:2: secureClientPort without clientPort: there is no TLS yet"),
-        ("dataDir=/d\ndynamicConfigFile=/x\n", "zoo.cfg:2: dynamicConfigFile: membership in a file of its own"),
-        (
-            "dataDir=/d\nserver.1=a:1:2\nserver.2=b:1:2\nserver.3=c:1:2\n",
-            "zoo.cfg:3: server.2 is one of 3 servers, but there are no ensembles yet",
-        ),
         ("dataDir=/d\nserver.1=a:1:2:observer\n", "zoo.cfg:2: the only server is an observer"),
         ("dataDir=/d\nserver.1=a\n", "zoo.cfg:2: server.1: bad value \"a\", allowed: server.ID = HOST:PORT:PORT"),
         ("dataDir=/d\nclientPort=1\nserver.1=a:1:2;3\n", "zoo.cfg:3: client port 3 contradicts clientPort 1"),

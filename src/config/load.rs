@@ -1,7 +1,9 @@
 //! Layers the sources over each other, remembers where each value came from, and checks what holds between them.
 //! Refuses to print: warnings are handed back.
 
+use super::ensemble::{self, Listed};
 use super::error::{ConfigError, Place};
+use super::secret::Secret;
 use super::settings::{Given, SETTINGS, Setting};
 use super::{Config, Pinning, Pipeline, toml_file, zoo};
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,7 +73,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     draft.finish()
 }
 
-fn read(path: &Path) -> Result<String, ConfigError> {
+pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
     let bytes = std::fs::read(path).map_err(|error| ConfigError::Unreadable { file: path.to_owned(), error })?;
     String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
@@ -102,13 +104,15 @@ pub(super) struct Draft {
     set_at: BTreeMap<&'static str, Place>,
     /// What the file and the flags set, whatever a profile says.
     asked: BTreeSet<&'static str>,
-    member: Option<(u16, Place)>,
+    listed: Vec<Listed>,
+    /// What `peerType` says: an observer or not.
+    role: Option<(bool, Place)>,
     warnings: Vec<String>,
 }
 
 impl Draft {
     pub(super) fn new(config: Config) -> Draft {
-        Draft { config, set_at: BTreeMap::new(), asked: BTreeSet::new(), member: None, warnings: Vec::new() }
+        Draft { config, set_at: BTreeMap::new(), asked: BTreeSet::new(), listed: Vec::new(), role: None, warnings: Vec::new() }
     }
 
     /// Stores one value; `key` and `shown` are as the user wrote them.
@@ -134,28 +138,35 @@ impl Draft {
         self.asked.contains(key)
     }
 
-    pub(super) fn config(&self) -> &Config {
-        &self.config
-    }
-
     pub(super) fn warn(&mut self, text: String) {
         self.warnings.push(text);
     }
 
-    /// A zoo.cfg lists this one server.
-    pub(super) fn member(&mut self, id: u16, place: Place) {
-        self.member = Some((id, place));
+    /// The servers that the file lists.
+    pub(super) fn list(&mut self, listed: Vec<Listed>) {
+        self.listed = listed;
     }
 
-    /// Finds the server's number, then all the rest.
+    /// The file says apart from the list what this server is.
+    pub(super) fn expect_role(&mut self, observer: bool, place: Place) {
+        self.role = Some((observer, place));
+    }
+
+    /// Finds out which server this is and who the others are, then all the rest.
     fn finish(mut self) -> Result<Loaded, ConfigError> {
-        self.find_id()?;
+        let said_at = self.find_id()?;
+        match self.listed.len() {
+            0 => {}
+            1 => self.stand_alone(said_at)?,
+            _ => self.join(said_at)?,
+        }
         self.derive()
     }
 
     /// Derives what was left open and checks what must hold between settings. Looks at no file.
     pub(super) fn derive(mut self) -> Result<Loaded, ConfigError> {
         self.derive_timeouts()?;
+        self.check_replication()?;
         self.count_threads()?;
         if self.config.data.log_dir.as_os_str().is_empty() {
             self.config.data.log_dir = self.config.data.dir.clone();
@@ -167,35 +178,110 @@ impl Draft {
         Ok(Loaded { config: self.config, warnings: self.warnings })
     }
 
-    /// Flags and TOML, else the file `myid`, else the only `server.N` line. The last two must agree.
-    fn find_id(&mut self) -> Result<(), ConfigError> {
+    /// Flags and TOML, else the file `myid`. Returns where it stands, `None` for nowhere.
+    fn find_id(&mut self) -> Result<Option<String>, ConfigError> {
         if self.is_set("server.id") {
-            return Ok(());
+            return Ok(Some(self.named("server.id")));
         }
         let file = self.config.data.dir.join("myid");
-        match std::fs::read_to_string(&file) {
-            Ok(text) => {
-                let id = text.trim().parse().ok().filter(|&id| id <= 254);
-                let bad = || ConfigError::BadValue {
-                    place: Place::line(&file, 1),
-                    key: "myid".into(),
-                    value: text.trim().replace('\n', " "),
-                    allowed: "0 to 254".into(),
-                };
-                self.config.server.id = id.ok_or_else(bad)?;
-            }
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-                self.config.server.id = self.member.as_ref().map_or(self.config.server.id, |(id, _)| *id);
-            }
-            Err(error) => return Err(ConfigError::Unreadable { file, error }),
+        let text = match std::fs::read_to_string(&file) {
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => return Ok(None),
+            read => read.map_err(|error| ConfigError::Unreadable { file: file.clone(), error })?,
+        };
+        let bad = || ConfigError::BadValue {
+            place: Place::line(&file, 1),
+            key: "myid".into(),
+            value: text.trim().replace('\n', " "),
+            allowed: "0 to 254".into(),
+        };
+        self.config.server.id = text.trim().parse().ok().filter(|&id| id <= 254).ok_or_else(bad)?;
+        Ok(Some(file.display().to_string()))
+    }
+
+    /// A server alone may be listed as the one member it is. Its number is there, unless a flag or TOML say another.
+    fn stand_alone(&mut self, said_at: Option<String>) -> Result<(), ConfigError> {
+        let Listed { place, server, .. } = self.listed.remove(0);
+        if server.observer {
+            let what = "the only server is an observer, which cannot run alone".into();
+            return Err(ConfigError::Refused { place, what });
         }
-        match &self.member {
-            Some((id, place)) if *id != self.config.server.id => {
-                let what = format!("server.{id} is the only server, but {} says {}", file.display(), self.config.server.id);
-                Err(ConfigError::Refused { place: place.clone(), what })
+        match said_at {
+            Some(file) if !self.is_set("server.id") && server.id != self.config.server.id => {
+                let what = format!("server.{} is the only server, but {file} says {}", server.id, self.config.server.id);
+                return Err(ConfigError::Refused { place, what });
             }
-            _ => Ok(()),
+            Some(_) => {}
+            None => self.config.server.id = server.id,
         }
+        self.take_client_end(&place, server.client_address.as_deref(), server.client_port)
+    }
+
+    /// One of several.
+    fn join(&mut self, said_at: Option<String>) -> Result<(), ConfigError> {
+        let listed = std::mem::take(&mut self.listed);
+        let Some(said_at) = said_at else {
+            let myid = self.config.data.dir.join("myid");
+            let what = format!("which of these {} servers is this? Write its number into {}, or give --id", listed.len(), myid.display());
+            return Err(ConfigError::Refused { place: listed[0].place.clone(), what });
+        };
+        let own = &listed[ensemble::find_own(&listed, self.config.server.id, &said_at)?];
+        let (place, server) = (own.place.clone(), own.server.clone());
+        self.take_client_end(&place, server.client_address.as_deref(), server.client_port)?;
+        if let Some((observer, at)) = self.role.take()
+            && observer != server.observer
+        {
+            self.warn(format!("{at}: peerType is not what the list says of server {} at {place}; the list decides", server.id));
+        }
+        let replication = &self.config.replication;
+        let secret = match (&replication.peer_secret_file, self.set_at.get("replication.peer_secret_file")) {
+            (Some(file), Some(place)) => Some(Secret::read(file, place)?),
+            _ => None,
+        };
+        if replication.linearizable_reads {
+            let what =
+                format!("{}: not there yet for ensembles; `sync` before a read does it", self.named("replication.linearizable_reads"));
+            return Err(ConfigError::Relation(what));
+        }
+        let ensemble = ensemble::settle(listed, server.id, replication.listen_on_all_addresses, secret)?;
+        ensemble::warnings(&ensemble).into_iter().for_each(|text| self.warn(text));
+        self.config.ensemble = Some(ensemble);
+        Ok(())
+    }
+
+    /// The list of servers may say where this one's clients connect. Flags win, and the rest of the file must agree.
+    fn take_client_end(&mut self, place: &Place, address: Option<&str>, port: Option<u16>) -> Result<(), ConfigError> {
+        let Some(port) = port else { return Ok(()) };
+        let from_flag = self.is_set("client.port") && matches!(self.set_at.get("client.port"), Some(Place::Flag(_)));
+        if self.is_set("client.port") && !from_flag && self.config.client.port != port {
+            let what = format!("client port {port} contradicts clientPort {}", self.config.client.port);
+            return Err(ConfigError::Refused { place: place.clone(), what });
+        }
+        let port = (!from_flag).then(|| port.to_string());
+        for (key, value) in [("client.port", port.as_deref()), ("client.address", address)] {
+            let Some(value) = value else { continue };
+            let setting = SETTINGS.iter().find(|s| s.key == key).expect("a key of the table");
+            self.set(setting, &Given::Plain(value), "server.N", value, place.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Who is heard too seldom counts as gone.
+    fn check_replication(&self) -> Result<(), ConfigError> {
+        let replication = &self.config.replication;
+        let (beat, election) = (replication.heartbeat_ms, replication.election_timeout_ms);
+        if beat * 3 > election {
+            let (short, long) = (self.named("replication.heartbeat_ms"), self.named("replication.election_timeout_ms"));
+            let what =
+                format!("{short} = {beat} must be at most a third of {long} = {election}: one late heartbeat must not end a leadership");
+            return Err(ConfigError::Relation(what));
+        }
+        if replication.leaderless_ms < 2 * election {
+            let (short, long) = (self.named("replication.leaderless_ms"), self.named("replication.election_timeout_ms"));
+            let what =
+                format!("{short} = {} must be at least twice {long} = {election}: an election takes that long", replication.leaderless_ms);
+            return Err(ConfigError::Relation(what));
+        }
+        Ok(())
     }
 
     fn derive_timeouts(&mut self) -> Result<(), ConfigError> {

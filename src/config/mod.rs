@@ -4,16 +4,22 @@
 //! Refuses to guess: what it does not know is an error, what it knows but cannot do yet is a warning, and what would
 //! be dangerous to leave out (a member of an ensemble started alone, TLS asked for and plaintext served) is an error.
 
+mod ensemble;
 mod error;
 mod known;
 mod load;
+mod membership;
+mod secret;
 mod settings;
 mod toml_file;
+mod toml_servers;
 mod values;
 mod zoo;
 
+pub use ensemble::{EnsembleConfig, ServerConfig};
 pub use error::{ConfigError, Place};
 pub use load::{Flag, Loaded, Sources, load};
+pub use secret::Secret;
 pub use settings::{SETTINGS, Setting, settings_table};
 
 use crate::admin::{self, fourletter::Whitelist};
@@ -30,11 +36,14 @@ pub struct Config {
     pub session: Session,
     pub limits: Limits,
     pub data: Data,
+    pub replication: Replication,
     pub features: Features,
     pub container: Container,
     pub digest_auth: DigestAuth,
     pub admin: Admin,
     pub log: Log,
+    /// The servers of which this is one; `None`: it runs alone.
+    pub ensemble: Option<EnsembleConfig>,
 }
 
 /// Who this server is.
@@ -161,6 +170,25 @@ pub struct Data {
     pub snapshots_retained: u32,
 }
 
+/// How the servers of an ensemble keep in touch. Without effect on a server alone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Replication {
+    /// Silence after which a leader counts as gone.
+    pub election_timeout_ms: u64,
+    /// How often a leader is heard at least; at most a third of `election_timeout_ms`.
+    pub heartbeat_ms: u64,
+    /// A leader whose log write takes longer gives up.
+    pub disk_stall_ms: u64,
+    /// Without a leader for longer than this client connections are closed; at least twice `election_timeout_ms`.
+    pub leaderless_ms: u64,
+    /// Listen for other servers on all addresses, not only on the one that the list gives this server.
+    pub listen_on_all_addresses: bool,
+    /// What is in it: see [`EnsembleConfig::secret`].
+    pub peer_secret_file: Option<PathBuf>,
+    /// Every read waits until the server knows that it has seen all writes that were acknowledged before.
+    pub linearizable_reads: bool,
+}
+
 /// Switches for what clients can do.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Features {
@@ -245,8 +273,11 @@ impl Config {
             }
             match setting.shown(self) {
                 Some(value) => text += &format!("{key} = {value}\n"),
-                None => text += &format!("# {key} is {}\n", if self.digest_auth.super_digest.is_some() { "set" } else { "not set" }),
+                None => text += &format!("# {key} is {}\n", if setting.is_set(self) { "set" } else { "not set" }),
             }
+        }
+        for server in self.ensemble.iter().flat_map(|ensemble| &ensemble.servers) {
+            text += &toml_servers::show(server);
         }
         text
     }
@@ -276,11 +307,21 @@ impl Config {
                 snapshot_log_kb: 4 << 20,
                 snapshots_retained: 3,
             },
+            replication: Replication {
+                election_timeout_ms: 300,
+                heartbeat_ms: 50,
+                disk_stall_ms: 1000,
+                leaderless_ms: 4000,
+                listen_on_all_addresses: false,
+                peer_secret_file: None,
+                linearizable_reads: false,
+            },
             features: Features { extended_types: true, enforce_quota: false, skip_acl: false, reconfig: false },
             container: Container { check_interval_ms: 60_000, deletions_per_minute_max: 10_000, never_used_ms: 300_000 },
             digest_auth: DigestAuth { enabled: true, super_digest: None },
             admin: Admin { four_letter_words: Whitelist::default() },
             log: Log { level: "info".into() },
+            ensemble: None,
         }
     }
 

@@ -88,7 +88,15 @@ impl Setting {
         }
     }
 
-    /// The value as TOML; `None` for a secret.
+    /// Whether there is a value where [`Setting::shown`] has none.
+    pub(super) fn is_set(&self, config: &Config) -> bool {
+        match self.key {
+            "digest_auth.super_digest" => config.digest_auth.super_digest.is_some(),
+            _ => self.shown(config).is_some(),
+        }
+    }
+
+    /// The value as TOML; `None` for a secret, and for a path that was not given.
     pub(super) fn shown(&self, config: &Config) -> Option<String> {
         match self.access {
             Access::Number { get, .. } => Some(get(config).to_string()),
@@ -175,7 +183,7 @@ pub static SETTINGS: &[Setting] = &[
     number_setting(
         "server.id",
         "",
-        "Who this server is. A file `myid` in the data directory says it too, and gives way to this.",
+        "Who this server is; 1 to 254 in an ensemble. A file `myid` in the data directory says it too, and gives way to this.",
         (0, 254),
         |c, n| c.server.id = n as u16,
         |c| u64::from(c.server.id),
@@ -348,6 +356,60 @@ pub static SETTINGS: &[Setting] = &[
         (3, 1000),
         |c, n| c.data.snapshots_retained = n as u32,
         |c| u64::from(c.data.snapshots_retained),
+    ),
+    number_setting(
+        "replication.election_timeout_ms",
+        "",
+        "Silence after which the other servers elect a new leader. Longer for links that are slow or lose packets.",
+        (100, 60_000),
+        |c, n| c.replication.election_timeout_ms = n,
+        |c| c.replication.election_timeout_ms,
+    ),
+    number_setting(
+        "replication.heartbeat_ms",
+        "",
+        "How often a leader is heard at least; at most a third of `election_timeout_ms`.",
+        (5, 20_000),
+        |c, n| c.replication.heartbeat_ms = n,
+        |c| c.replication.heartbeat_ms,
+    ),
+    number_setting(
+        "replication.disk_stall_ms",
+        "",
+        "A leader whose log write takes longer gives up its place: its disk hangs.",
+        (100, 600_000),
+        |c, n| c.replication.disk_stall_ms = n,
+        |c| c.replication.disk_stall_ms,
+    ),
+    number_setting(
+        "replication.leaderless_ms",
+        "",
+        "Without a leader for longer, client connections are closed; at least twice `election_timeout_ms`. Until then writes wait.",
+        (200, 600_000),
+        |c, n| c.replication.leaderless_ms = n,
+        |c| c.replication.leaderless_ms,
+    ),
+    switch_setting(
+        "replication.listen_on_all_addresses",
+        "quorumListenOnAllIPs",
+        "Whether to listen for other servers on all addresses, not only on the one in the list of servers.",
+        |c| &mut c.replication.listen_on_all_addresses,
+        |c| c.replication.listen_on_all_addresses,
+    ),
+    text_setting(
+        "replication.peer_secret_file",
+        "peerSecretFile",
+        "A file with at least 32 bytes that all servers share: they prove with it that they belong together. Needed off loopback.",
+        "a path",
+        |c, text| parse_path(text).map(|path| c.replication.peer_secret_file = Some(path)).is_some(),
+        |c| c.replication.peer_secret_file.as_ref().map(|path| path.display().to_string()),
+    ),
+    switch_setting(
+        "replication.linearizable_reads",
+        "",
+        "Whether every read sees all writes acknowledged before it by any server. Not there yet for ensembles; a server alone always does so.",
+        |c| &mut c.replication.linearizable_reads,
+        |c| c.replication.linearizable_reads,
     ),
     switch_setting(
         "features.extended_types",

@@ -4,6 +4,7 @@
 use super::error::{ConfigError, Place};
 use super::load::{Draft, nearest};
 use super::settings::{Given, SETTINGS};
+use super::toml_servers;
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
@@ -15,6 +16,11 @@ pub(super) fn apply(text: &str, file: &Path, draft: &mut Draft) -> Result<(), Co
     })?;
     for (section, content) in root.get_ref() {
         let place = Place::line(file, line_of(text, section.span().start));
+        if section.get_ref() == "ensemble" {
+            let listed = toml_servers::read(content.get_ref(), &|at| Place::line(file, line_of(text, at)), place)?;
+            draft.list(listed);
+            continue;
+        }
         let DeValue::Table(table) = content.get_ref() else {
             let sections = SETTINGS.iter().map(|s| s.key);
             return Err(ConfigError::Unknown { place, key: section.get_ref().to_string(), nearest: nearest(section.get_ref(), sections) });

@@ -1,9 +1,10 @@
-//! ZooKeeper's zoo.cfg as it stands: Java properties, keys with or without the prefix `zookeeper.`, and `server.N`.
-//! Refuses what would be dangerous to leave out: more than one server, membership in another file, TLS instead of plaintext.
+//! ZooKeeper's zoo.cfg as it stands: Java properties, keys with or without the prefix `zookeeper.`, the file with the
+//! members that it may name. Refuses what would be dangerous to leave out: TLS where plaintext would be served instead.
 
 use super::error::{ConfigError, Place};
 use super::known;
-use super::load::{Draft, nearest};
+use super::load::{Draft, nearest, read};
+use super::membership::{Membership, is_membership};
 use super::settings::{Given, SETTINGS};
 use std::path::Path;
 
@@ -17,25 +18,31 @@ pub(super) struct Property {
 
 /// Takes every property into the draft.
 pub(super) fn apply(text: &str, file: &Path, draft: &mut Draft) -> Result<(), ConfigError> {
-    let mut members = Vec::new();
-    let mut secure_port = None;
+    let mut members = Membership::default();
+    let mut member_line = None;
+    let mut dynamic_file = None;
+    let (mut secure_port, mut secure_peers) = (None, None);
     for property in properties(text) {
         let place = Place::line(file, property.line);
         let key = property.key.strip_prefix("zookeeper.").unwrap_or(&property.key);
         let value = property.value.trim();
-        if let Some(id) = key.strip_prefix("server.") {
-            members.push(Member::parse(id, value).ok_or_else(|| bad_member(&place, &property, value))?.at(place));
+        if is_membership(key) {
+            members.take(key, &property, &place)?;
+            member_line.get_or_insert((place, property.key.clone()));
         } else if key == "dynamicConfigFile" {
-            let what = "dynamicConfigFile: membership in a file of its own is not supported yet, there are no ensembles yet".into();
-            return Err(ConfigError::Refused { place, what });
+            dynamic_file = Some(value.to_owned());
+        } else if key == "peerType" {
+            check_role(value, &place, &property.key, draft)?;
         } else if let Some(setting) = SETTINGS.iter().find(|s| s.zoo == key && !s.zoo.is_empty()) {
             // ZooKeeper takes clientPort=0 as not given.
             if !(key == "clientPort" && value == "0") {
                 draft.set(setting, &Given::Plain(value), &property.key, value, place)?;
             }
         } else if let Some(why) = known::without_effect(key) {
-            if key == "secureClientPort" && value != "0" {
-                secure_port = Some(place.clone());
+            match key {
+                "secureClientPort" if value != "0" => secure_port = Some(place.clone()),
+                "sslQuorum" if value.eq_ignore_ascii_case("true") => secure_peers = Some(place.clone()),
+                _ => {}
             }
             draft.warn(format!("{place}: {}: no effect, {why}", property.key));
         } else {
@@ -43,9 +50,23 @@ pub(super) fn apply(text: &str, file: &Path, draft: &mut Draft) -> Result<(), Co
             return Err(ConfigError::Unknown { place, key: property.key.clone(), nearest: nearest(key, names) });
         }
     }
-    take_members(members, draft)?;
+    if let Some(dynamic) = dynamic_file.filter(|path| !path.is_empty()) {
+        if let Some((place, key)) = member_line {
+            let what = format!("{key} must stand in the dynamicConfigFile, {dynamic}, where there is one");
+            return Err(ConfigError::Refused { place, what });
+        }
+        read_dynamic(Path::new(&dynamic), &mut members)?;
+    }
+    let (listed, said) = members.finish()?;
+    said.into_iter().for_each(|line| draft.warn(line));
+    if let Some(place) = secure_peers.filter(|_| listed.len() > 1) {
+        let what = "sslQuorum: there is no TLS between servers yet; a peerSecretFile authenticates them, and encrypts nothing".into();
+        return Err(ConfigError::Refused { place, what });
+    }
+    let listed_port = listed.iter().any(|l| l.server.client_port.is_some());
+    draft.list(listed);
     match secure_port {
-        Some(place) if !draft.is_set("client.port") => {
+        Some(place) if !draft.is_set("client.port") && !listed_port => {
             let what = "secureClientPort without clientPort: there is no TLS yet, and plaintext was not asked for".into();
             Err(ConfigError::Refused { place, what })
         }
@@ -53,80 +74,33 @@ pub(super) fn apply(text: &str, file: &Path, draft: &mut Draft) -> Result<(), Co
     }
 }
 
-fn bad_member(place: &Place, property: &Property, value: &str) -> ConfigError {
-    ConfigError::BadValue {
-        place: place.clone(),
-        key: property.key.clone(),
-        value: value.into(),
-        allowed: "server.ID = HOST:PORT:PORT[:participant|observer][;[ADDRESS:]CLIENTPORT], ID 0 to 254".into(),
-    }
-}
-
-/// A standalone server may be written as the one member it is; its line can carry the client port.
-fn take_members(members: Vec<(Place, Member)>, draft: &mut Draft) -> Result<(), ConfigError> {
-    if let Some((place, second)) = members.get(1) {
-        let (id, count) = (second.id, members.len());
-        let what = format!("server.{id} is one of {count} servers, but there are no ensembles yet: leave one server.N line or none");
-        return Err(ConfigError::Refused { place: place.clone(), what });
-    }
-    let Some((place, member)) = members.into_iter().next() else { return Ok(()) };
-    if member.observer {
-        let what = "the only server is an observer, which cannot run alone".into();
-        return Err(ConfigError::Refused { place, what });
-    }
-    draft.member(member.id, place.clone());
-    let Some(port) = member.client_port else { return Ok(()) };
-    if draft.is_set("client.port") && draft.config().client.port.to_string() != port {
-        let what = format!("client port {port} contradicts clientPort {}", draft.config().client.port);
-        return Err(ConfigError::Refused { place, what });
-    }
-    let settings = [("client.port", Some(port)), ("client.address", member.client_address)];
-    for (key, value) in settings {
-        let Some(value) = value else { continue };
-        let setting = SETTINGS.iter().find(|s| s.key == key).expect("a key of the table");
-        draft.set(setting, &Given::Plain(&value), "server.N", &value, place.clone())?;
+/// The lines about membership in a file of their own, as ZooKeeper writes it when `reconfig` is allowed.
+fn read_dynamic(file: &Path, members: &mut Membership) -> Result<(), ConfigError> {
+    for property in properties(&read(file)?) {
+        let place = Place::line(file, property.line);
+        let key = property.key.as_str();
+        if is_membership(key) {
+            members.take(key, &property, &place)?;
+        } else if key != "version" {
+            let what = format!("{key:?} does not belong here: only server.N, group.N and weight.N do");
+            return Err(ConfigError::Refused { place, what });
+        }
     }
     Ok(())
 }
 
-/// One `server.N` line, as far as a server alone needs it.
-#[derive(PartialEq, Eq, Debug)]
-struct Member {
-    id: u16,
-    observer: bool,
-    client_address: Option<String>,
-    client_port: Option<String>,
-}
-
-impl Member {
-    /// `host:quorumPort:electionPort[:role][;[address:]clientPort]`; several addresses stand between `|`.
-    fn parse(id: &str, value: &str) -> Option<Member> {
-        let id = id.parse().ok().filter(|&id| id <= 254)?;
-        let (addresses, client) = value.split_once(';').map_or((value, None), |(a, c)| (a.trim(), Some(c.trim())));
-        let mut observer = false;
-        for address in addresses.split('|') {
-            let (head, tail) = address.trim().rsplit_once(':')?;
-            let ports = match tail.to_ascii_lowercase().as_str() {
-                "observer" => (observer = true, head).1,
-                "participant" => head,
-                _ => address.trim(),
-            };
-            let (rest, election) = ports.rsplit_once(':')?;
-            let (host, quorum) = rest.rsplit_once(':')?;
-            if host.is_empty() || election.parse::<u16>().is_err() || quorum.parse::<u16>().is_err() {
-                return None;
-            }
+/// ZooKeeper has a server's role in two places; the list decides.
+fn check_role(role: &str, place: &Place, key: &str, draft: &mut Draft) -> Result<(), ConfigError> {
+    let observer = match role.to_ascii_lowercase().as_str() {
+        "observer" => true,
+        "participant" => false,
+        _ => {
+            let allowed = "participant or observer".into();
+            return Err(ConfigError::BadValue { place: place.clone(), key: key.into(), value: role.into(), allowed });
         }
-        let (client_address, client_port) = match client.map(|c| c.rsplit_once(':').map_or((None, c), |(a, p)| (Some(a), p))) {
-            None => (None, None),
-            Some((address, port)) => (address.map(str::to_owned), Some(port.parse::<u16>().ok()?.to_string())),
-        };
-        Some(Member { id, observer, client_address, client_port })
-    }
-
-    fn at(self, place: Place) -> (Place, Member) {
-        (place, self)
-    }
+    };
+    draft.expect_role(observer, place.clone());
+    Ok(())
 }
 
 /// Reads Java properties: comments, three separators, continued lines, escapes. Anything at all can be read.
@@ -235,22 +209,5 @@ mod tests {
         let text = "a = b\\\n   c\\\n# d\nk\\ ey\\=x = C:\\\\dir\\u0041\\t\nend\\\\\nopen\\";
         let want = [one(1, "a", "bc# d"), one(4, "k ey=x", "C:\\dirA\t"), one(5, "end\\", ""), one(6, "open", "")];
         assert_eq!(read(text), want);
-    }
-
-    #[test]
-    fn members() {
-        let parse = |value| Member::parse("1", value);
-        let plain = Member { id: 1, observer: false, client_address: None, client_port: None };
-        assert_eq!(parse("host:2888:3888").as_ref(), Some(&plain));
-        assert_eq!(parse("[::1]:2888:3888:participant").as_ref(), Some(&plain));
-        let with_port = Member { client_port: Some("2181".into()), ..Member::parse("1", "h:1:2").unwrap() };
-        assert_eq!(parse("host:2888:3888;2181"), Some(with_port));
-        let full = parse("a:1:2:observer|b:1:2:observer;[::1]:2181").unwrap();
-        assert!(full.observer);
-        assert_eq!((full.client_address.as_deref(), full.client_port.as_deref()), (Some("[::1]"), Some("2181")));
-        for bad in ["", "host", "host:1", "host:1:2:leader", ":1:2", "host:1:2;x", "host:1:99999"] {
-            assert_eq!(parse(bad), None, "{bad:?}");
-        }
-        assert_eq!(Member::parse("255", "h:1:2"), None);
     }
 }
