@@ -2,6 +2,7 @@
 //! `cargo bench --bench brains`; under `cargo test` it runs once, so that it does not rot.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use falconer::peer::{Handshake, Introduction, Receiver, Secret, SessionKeys, frame_around};
 use falconer::pipeline::auth::AuthConfig;
 use falconer::pipeline::message::{ConnId, Up};
 use falconer::pipeline::node::{Node, NodeConfig, NodeEffect};
@@ -117,5 +118,61 @@ fn brains(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, brains);
+/// Keys of both ends of a link.
+fn session() -> Vec<SessionKeys> {
+    let us = |server| Introduction { server, cluster: 7, has_history: true, incarnation: 9 };
+    let mut said = Vec::new();
+    let mut sides =
+        [Handshake::listen(us(1), vec![2], Secret::none(), [2; 32]), Handshake::dial(us(2), 1, Secret::none(), [1; 32], &mut said)];
+    let mut keys = Vec::new();
+    for step in 0..4 {
+        let (side, mut out) = (&mut sides[step % 2], Vec::new());
+        while !said.is_empty() {
+            let rest = said.split_off(side.wanted().min(said.len()));
+            keys.extend(side.receive(&said, &mut out).unwrap().map(|established| established.keys));
+            said = rest;
+        }
+        said = out;
+    }
+    keys
+}
+
+/// A frame sealed, copied once as a kernel would, verified and taken apart.
+fn links(c: &mut Criterion) {
+    let mut group = c.benchmark_group("links");
+    for (name, bytes) in [("heartbeat", 0), ("batch of 4 KiB", 4 << 10), ("batch of 256 KiB", 256 << 10)] {
+        let mut keys = session().into_iter();
+        let (mut receive, mut send) = (Receiver::new(keys.next().unwrap().receive), keys.next().unwrap().send);
+        let batch = vec![7; bytes];
+        let head = [&((21 + bytes) as u32).to_le_bytes()[..], &[9; 21]].concat();
+        group.throughput(Throughput::Bytes(bytes.max(1) as u64));
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                let (before, mac) = frame_around(&mut send, &head, &batch);
+                let mut pieces = [&before[..], &head, &batch, &mac].into_iter();
+                let mut piece = pieces.next().unwrap();
+                while !piece.is_empty() {
+                    let (mut room, mut filled) = (receive.room(), 0);
+                    for part in room.parts_mut() {
+                        let mut at = 0;
+                        while at < part.len() && !piece.is_empty() {
+                            let count = (part.len() - at).min(piece.len());
+                            part[at..at + count].copy_from_slice(&piece[..count]);
+                            (at, piece) = (at + count, &piece[count..]);
+                            while piece.is_empty() && pieces.len() > 0 {
+                                piece = pieces.next().unwrap();
+                            }
+                        }
+                        filled += at;
+                    }
+                    receive.filled(room, filled).unwrap();
+                }
+                black_box(receive.next_frame().expect("it is whole"))
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, brains, links);
 criterion_main!(benches);

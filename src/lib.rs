@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Modules in reading order; arrows only point down (`tests/tidy.rs` holds the table).
-//! `limits` uses nothing. `wire`, `tree`, `watch`, `log` are nouns: data and formats. `pipeline` is the path of a
+//! `limits` uses nothing. `wire`, `tree`, `watch`, `log` are nouns: data and formats. `peer` is what a link
+//! between servers carries and whom it trusts. `pipeline` is the path of a
 //! request. `config`, `admin`, `client`, `cli`, `runtime` and `sim` are shells.
 
 pub mod limits;
@@ -23,6 +24,7 @@ pub mod watch;
 
 pub mod log;
 
+pub mod peer;
 pub mod zab;
 
 pub mod pipeline;

@@ -81,8 +81,21 @@ pub const PEER_FRAME_BYTES_MAX: usize = TXN_BYTES_MAX + BATCH_BYTES_POOLED + BLO
 pub const PEER_WINDOW_BYTES: usize = 8 << 20;
 /// Batches that a peer gets from the log in one go.
 pub const FEED_BYTES: usize = 1 << 20;
+/// Messages that are queued for one peer, beyond which its link is closed.
+pub const PEER_QUEUE_BYTES_MAX: usize = 64 << 20;
+/// What is read from a link in one go beyond what has a place already.
+pub const PEER_READ_AHEAD_BYTES: usize = 16 << 10;
+/// Handshakes of servers under way, at most.
+pub const PEER_HANDSHAKES_MAX: usize = 64;
+/// Of these from one address.
+pub const PEER_HANDSHAKES_PER_ADDRESS_MAX: usize = 8;
+/// The secret that all servers of an ensemble share, white space around it not counted.
+pub const PEER_SECRET_BYTES_MIN: usize = 16;
+pub const PEER_SECRET_BYTES_MAX: usize = 4096;
 
 const _: () = assert!(FRAME_BYTES_MAX < FRAME_BYTES_CEILING);
+// A peer's window, one batch beyond it, what it is fed and what was forwarded to it fit its queue.
+const _: () = assert!(PEER_WINDOW_BYTES + PEER_FRAME_BYTES_MAX + FEED_BYTES + PARKED_BYTES_MAX < PEER_QUEUE_BYTES_MAX);
 const _: () = assert!(FRAME_BYTES_CEILING + ACL_BYTES_MAX + (1 << 20) < TXN_BYTES_MAX);
 const _: () = assert!(TXN_BYTES_MAX + 2 * BLOCK_BYTES < SEGMENT_BYTES / 4);
 const _: () = assert!(BATCH_BYTES_POOLED.is_multiple_of(BLOCK_BYTES) && SEGMENT_BYTES.is_multiple_of(BLOCK_BYTES));

@@ -12,24 +12,26 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("tree", &["limits", "wire"]),
     ("watch", &["limits", "wire", "tree", "pipeline::message"]),
     ("log", &["limits", "wire"]),
+    ("peer", &["limits", "wire"]),
     ("zab", &["limits", "wire", "log::snapshot", "log::Promise"]),
     ("pipeline", &["limits", "wire", "tree", "watch", "log::snapshot", "log::Promise", "zab"]),
     ("config", &["limits", "admin"]),
     ("admin", &["limits", "wire"]),
     ("client", &["limits", "wire"]),
     ("cli", &["limits", "wire", "client", "config", "log", "runtime", "admin"]),
-    ("runtime", &["limits", "wire", "tree", "watch", "log", "zab", "pipeline", "config", "admin"]),
+    ("runtime", &["limits", "wire", "tree", "watch", "log", "zab", "pipeline", "peer", "config", "admin"]),
     ("sim", &["limits", "wire", "tree", "watch", "log", "zab", "pipeline", "client"]),
 ];
 
 /// Modules that decide: no clock, no file, no socket, no thread, no randomness.
-const BRAINS: &[&str] = &["wire", "tree", "watch", "log", "zab", "pipeline", "client"];
+const BRAINS: &[&str] = &["wire", "tree", "watch", "log", "peer", "zab", "pipeline", "client"];
 
 const UNSAFE_ALLOWED: &[&str] = &[
     "src/wire/aligned.rs",
     "src/wire/archived.rs",
     "src/runtime/ring.rs",
     "src/runtime/ring/provided.rs",
+    "src/runtime/ring/vectored.rs",
     "src/runtime/mesh.rs",
     "src/runtime/commit_ring.rs",
     "src/runtime/sys.rs",

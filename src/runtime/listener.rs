@@ -6,7 +6,7 @@ use crate::pipeline::replica::Census;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -61,6 +61,19 @@ impl Listener {
     /// Takes connections, up to `backlog` of them before they are accepted.
     pub fn listen(&self, backlog: u32) -> Result<(), ListenError> {
         self.socket.listen(backlog.min(i32::MAX as u32) as i32).map_err(|error| refused(self.address, error))
+    }
+
+    /// Waits for the next connection, on a thread that may.
+    pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (socket, from) = self.socket.accept()?;
+        let from = from.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok((socket.into(), from))
+    }
+
+    /// Ends the wait of a thread in [`Listener::accept`], and every later one.
+    pub fn interrupt(&self) {
+        // It fails only if it does not listen, and then nobody waits.
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 
     /// Where it is bound, the port chosen by the kernel included.
@@ -146,7 +159,6 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpStream;
 
     fn any_port(host: &str) -> SocketAddr {
         format!("{host}:0").parse().unwrap()

@@ -5,6 +5,7 @@
 //! start ──> core_thread (one per core, pinned) ──> core_loop ──┬── shard: sockets <──> Replica
 //!                                                              └── pipeline, on one core: Node, Journal, log writes
 //! between cores: mesh (requests up, answers down) and commit_ring (transactions, to everybody)
+//! to other servers: links (threads that dial, listen and check who is there) ──> peers, on the pipeline's core
 //! beside them: background (files that take long), questions (four-letter words), signals
 //! ```
 
@@ -15,8 +16,10 @@ mod core;
 mod core_loop;
 mod core_thread;
 pub mod files;
+pub mod links;
 mod listener;
 pub mod mesh;
+pub mod peers;
 mod pipeline;
 mod placement;
 mod probe;

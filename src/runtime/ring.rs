@@ -7,12 +7,16 @@
 //! Refuses to know what the bytes mean, to close sockets, and to retry: every end of an operation is an [`Event`].
 
 mod provided;
+mod vectored;
 
 use crate::log::Frame;
+use crate::peer::Room;
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 pub use provided::Filled;
 use provided::Provided;
+use vectored::Vectored;
+pub use vectored::{PIECES_MAX, Piece};
 
 use super::sys::Bell;
 use std::io;
@@ -41,6 +45,8 @@ const WRITE: u64 = 4;
 const BELL: u64 = 5;
 const WOKEN: u64 = 6;
 const UNWATCHED: u64 = 7;
+const LINK_SEND: u64 = 8;
+const LINK_RECEIVE: u64 = 9;
 
 /// A socket of this ring: the user's slot and how often the slot was used before, so that late completions are recognised.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,6 +88,10 @@ pub enum Event {
     ReceiveEnded { token: Token, errno: i32 },
     /// A send ended; its buffer comes back. Errno 0: everything is with the kernel.
     Sent { token: Token, errno: i32, buffer: Vec<u8> },
+    /// A send on a link between servers ended. Errno 0: everything is with the kernel.
+    LinkSent { token: Token, errno: i32 },
+    /// A receive on a link ended: so many bytes of the room are filled. None and errno 0: the end of the stream.
+    LinkReceived { token: Token, room: Room, bytes: usize, errno: i32 },
     /// Another thread rang the bell.
     Bell,
 }
@@ -117,6 +127,7 @@ pub struct Ring {
     written: Vec<Written>,
     /// Slots whose send took only a part.
     short_sends: Vec<u32>,
+    vectored: Vectored,
     bell: Arc<Bell>,
     bell_count: Box<u64>,
     bell_armed: bool,
@@ -135,6 +146,7 @@ impl Ring {
             writes: [const { None }; WRITES_MAX],
             written: Vec::new(),
             short_sends: Vec::new(),
+            vectored: Vectored::default(),
             bell,
             bell_count: Box::new(0),
             bell_armed: false,
@@ -309,6 +321,7 @@ impl Ring {
         for slot in std::mem::take(&mut self.short_sends) {
             self.push_send(slot as usize);
         }
+        self.continue_link_sends();
         self.arm_bell();
         count
     }
@@ -323,6 +336,8 @@ impl Ring {
         match data >> 60 {
             RECEIVE => Some(self.received(Token::of(data), entry)),
             SEND => self.sent(data as u32, result),
+            LINK_SEND => self.link_sent(data as u32 as usize, result),
+            LINK_RECEIVE => Some(self.link_received(data as u32 as usize, result)),
             ACCEPT if result < 0 => Some(Event::AcceptEnded(-result)),
             ACCEPT => {
                 // SAFETY: a descriptor that the kernel has just made for this accept and that nobody else knows.
@@ -383,16 +398,26 @@ impl Ring {
     }
 
     fn holds_kernel_buffers(&self) -> bool {
-        self.sends_in_flight > 0 || self.writes.iter().any(Option::is_some) || self.bell_armed
+        self.sends_in_flight > 0 || !self.vectored.is_idle() || self.writes.iter().any(Option::is_some) || self.bell_armed
     }
 }
 
 impl Ring {
+    /// Sends that took a part and were not started again are not with the kernel.
+    fn give_up_short_sends(&mut self) {
+        for slot in std::mem::take(&mut self.short_sends) {
+            self.sends[slot as usize] = None;
+            self.sends_in_flight -= 1;
+        }
+        self.vectored.give_up_short_sends();
+    }
+
     /// Memory that the kernel may still touch is never freed.
     fn leak_buffers(&mut self) {
         std::mem::forget(std::mem::take(&mut self.sends));
         std::mem::forget(std::mem::replace(&mut self.writes, [const { None }; WRITES_MAX]));
         std::mem::forget(std::mem::take(&mut self.bell_count));
+        self.vectored.leak();
         self.provided.leak();
     }
 }
@@ -412,6 +437,7 @@ impl Drop for Ring {
                 events.extend(self.translate(&entry));
             }
             events.clear();
+            self.give_up_short_sends();
             if !settled || !self.holds_kernel_buffers() {
                 break;
             }

@@ -154,6 +154,7 @@ impl Shard {
                 self.place(ring, socket);
             }
             Event::AcceptEnded(errno) => self.accept_ended(errno),
+            Event::LinkSent { .. } | Event::LinkReceived { .. } => unreachable!("links between servers are not a shard's"),
             Event::Bell => {}
         }
     }

@@ -75,7 +75,7 @@ fn echo(ring: &mut Ring, listener: &TcpListener, conns: usize) {
                 assert_eq!(errno, 0);
                 ended += 1;
             }
-            Event::AcceptEnded(_) | Event::Bell => {}
+            Event::AcceptEnded(_) | Event::LinkSent { .. } | Event::LinkReceived { .. } | Event::Bell => {}
         }
         (ended == conns).then_some(())
     });
