@@ -36,11 +36,6 @@ fn serve(arguments: &Serve) -> ExitCode {
         let _ = std::io::stdout().write_all(loaded.config.to_toml().as_bytes());
         return Exit::Clean.into();
     }
-    if let Some(ensemble) = &loaded.config.ensemble {
-        let (count, first) = (ensemble.servers.len(), &ensemble.servers[0]);
-        eprintln!("falconer: {count} servers are listed, but there are no ensembles yet: leave one, such as {first}, or none");
-        return Exit::Usage.into();
-    }
     log_to_stderr(&loaded.config);
     loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     match falconer::runtime::serve(loaded.config) {

@@ -2,7 +2,7 @@
 //! closed. The texts are ZooKeeper's to the byte, because scripts and dashboards take them apart.
 //! Refuses words that are not whitelisted, with ZooKeeper's own sentence.
 
-use super::{ConnectionStats, Latency, ServerStats, SessionStats, VERSION, dump};
+use super::{ConnectionStats, Latency, ServerStats, SessionStats, VERSION, dump, ensemble};
 use std::fmt::{self, Write};
 
 /// All of ZooKeeper's words, in alphabetical order.
@@ -111,7 +111,7 @@ pub fn answer(word: [u8; 4], allowed: Whitelist, stats: &ServerStats) -> String 
 }
 
 /// Java's text of a double rounded to four decimals: at least one digit after the point, no others that are zero.
-fn average(latency: Latency) -> String {
+pub(super) fn average(latency: Latency) -> String {
     if latency.count == 0 {
         return "0.0".into();
     }
@@ -138,7 +138,7 @@ fn server(stats: &ServerStats) -> String {
     out
 }
 
-fn line(out: &mut String, name: &str, value: impl fmt::Display) {
+pub(super) fn line(out: &mut String, name: &str, value: impl fmt::Display) {
     writeln!(out, "{name}{value}").expect("a string takes everything");
 }
 
@@ -208,6 +208,17 @@ fn settings(stats: &ServerStats) -> String {
     line(&mut out, "maxSessionTimeout=", settings.session_timeout_ms_max);
     line(&mut out, "clientPortListenBacklog=", settings.backlog);
     line(&mut out, "serverId=", settings.server_id);
+    if let Some(ensemble) = &settings.ensemble {
+        line(&mut out, "initLimit=", ensemble.silence_ticks);
+        line(&mut out, "syncLimit=", ensemble.silence_ticks);
+        line(&mut out, "electionAlg=", 3);
+        // Elections need no port of their own here.
+        line(&mut out, "electionPort=", ensemble.peer_port);
+        line(&mut out, "quorumPort=", ensemble.peer_port);
+        line(&mut out, "peerType=", u8::from(ensemble.is_observer));
+        line(&mut out, "membership: ", "");
+        out += &ensemble.membership;
+    }
     out
 }
 
@@ -215,6 +226,9 @@ fn metrics(stats: &ServerStats) -> String {
     let mut out = String::new();
     line(&mut out, "zk_version\t", VERSION);
     line(&mut out, "zk_server_state\t", stats.mode.name());
+    if let Some(replication) = &stats.replication {
+        line(&mut out, "zk_peer_state\t", replication.state);
+    }
     line(&mut out, "zk_avg_latency\t", average(stats.latency));
     let numbers = [
         ("max_latency", stats.latency.max_ms),
@@ -246,11 +260,14 @@ fn metrics(stats: &ServerStats) -> String {
     for (name, value) in own_metrics(stats) {
         line(&mut out, OWN_PREFIX, format_args!("{name}\t{value}"));
     }
+    if let Some(replication) = &stats.replication {
+        ensemble::metrics(stats, replication, &mut out);
+    }
     out
 }
 
 /// Before the names of metrics that ZooKeeper does not have.
-const OWN_PREFIX: &str = "zk_falconer_";
+pub(super) const OWN_PREFIX: &str = "zk_falconer_";
 
 fn own_metrics(stats: &ServerStats) -> [(&'static str, u64); 11] {
     let limits = &stats.limits;
@@ -325,6 +342,7 @@ mod tests {
         ServerStats {
             serving: true,
             mode: Mode::Standalone,
+            replication: None,
             latency: Latency { min_ms: 0, max_ms: 5, sum_ms: 15, count: 8 },
             packets_received: 13,
             packets_sent: 12,
@@ -363,6 +381,7 @@ mod tests {
                 session_timeout_ms_max: 40_000,
                 backlog: 50,
                 server_id: 0,
+                ensemble: None,
             },
             host: Host::default(),
         }

@@ -4,14 +4,16 @@
 
 pub mod date;
 pub mod dump;
+mod ensemble;
 pub mod fourletter;
 
 /// The version that is told to clients: the ZooKeeper release whose behaviour this follows, then our own.
 pub const VERSION: &str = concat!("3.9.5-falconer-", env!("CARGO_PKG_VERSION"), ", built on ", env!("FALCONER_BUILD_DATE"));
 
 /// What the server is to its clients.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Mode {
+    #[default]
     Standalone,
     Leader,
     Follower,
@@ -57,11 +59,13 @@ impl Latency {
 }
 
 /// A server at one moment. Sums over all cores.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ServerStats {
     /// False while the server starts, or has no leader.
     pub serving: bool,
     pub mode: Mode,
+    /// Of a member of an ensemble.
+    pub replication: Option<Replication>,
     pub latency: Latency,
     pub packets_received: u64,
     pub packets_sent: u64,
@@ -97,6 +101,35 @@ pub struct ServerStats {
     pub settings: Settings,
     /// What the machine is called and what runs on it, for `envi`.
     pub host: Host,
+}
+
+/// A member of an ensemble at one moment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Replication {
+    pub mode: Mode,
+    /// ZooKeeper's words for role and phase.
+    pub state: &'static str,
+    pub epoch: u32,
+    /// How long a leader has led, else 0.
+    pub leads_for_ms: u64,
+    /// Requests that wait for proof that this server leads.
+    pub barriers_waiting: u64,
+    /// From the loss of a leader until the next one served here.
+    pub elections: Latency,
+    /// Of a leader: who follows it.
+    pub learners: Vec<Learner>,
+}
+
+/// A server that follows this leader.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Learner {
+    pub server: u16,
+    pub is_voter: bool,
+    /// Its acknowledgements count; not those of a voter that has lost its disk.
+    pub counts: bool,
+    pub synced: bool,
+    pub behind_txns: u64,
+    pub in_flight_bytes: u64,
 }
 
 /// What has come and gone since the start, or since `srst`.
@@ -201,6 +234,21 @@ pub struct Settings {
     pub session_timeout_ms_max: u32,
     pub backlog: u32,
     pub server_id: u16,
+    /// Of a member of an ensemble.
+    pub ensemble: Option<EnsembleSettings>,
+}
+
+/// What a member of an ensemble tells about that.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct EnsembleSettings {
+    /// Silence after which a leader counts as gone, in ticks, rounded up.
+    pub silence_ticks: u32,
+    pub peer_port: u16,
+    pub is_observer: bool,
+    /// Servers that vote.
+    pub voters: u64,
+    /// As `/zookeeper/config` has it.
+    pub membership: String,
 }
 
 /// Where the server runs.

@@ -53,6 +53,12 @@ impl EnsembleConfig {
         self.servers.iter().filter(move |server| server.id != own)
     }
 
+    /// All servers as ZooKeeper writes them into `/zookeeper/config`. The list never changes while they run: version 0.
+    pub fn membership(&self) -> String {
+        let lines: String = self.servers.iter().map(|server| format!("{server}\n")).collect();
+        lines + "version=0"
+    }
+
     /// Where this server listens for the others, a name or an address.
     pub fn listen_host(&self) -> &str {
         if self.listen_everywhere { "0.0.0.0" } else { &self.own().host }

@@ -257,6 +257,18 @@ impl Config {
             session_timeout_ms_max: self.session.timeout_ms_max,
             backlog: self.client.backlog,
             server_id: self.server.id,
+            ensemble: self.ensemble.as_ref().map(|ensemble| self.ensemble_settings(ensemble)),
+        }
+    }
+
+    fn ensemble_settings(&self, ensemble: &EnsembleConfig) -> admin::EnsembleSettings {
+        let (own, tick_ms) = (ensemble.own(), u64::from(self.session.tick_time_ms));
+        admin::EnsembleSettings {
+            silence_ticks: self.replication.election_timeout_ms.div_ceil(tick_ms) as u32,
+            peer_port: own.peer_port,
+            is_observer: own.observer,
+            voters: ensemble.servers.iter().filter(|server| !server.observer).count() as u64,
+            membership: ensemble.membership(),
         }
     }
 

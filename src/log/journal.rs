@@ -361,6 +361,11 @@ impl Journal {
         self.space.snapshot_started();
     }
 
+    /// The snapshot under way was broken off and its file removed: the State that was walked is to be replaced.
+    pub fn snapshot_cancelled(&mut self) {
+        self.space.snapshot_cancelled();
+    }
+
     /// The snapshot's file ended: complete, synced and read back (see `SnapshotFile::finish`), or failed. No room is not
     /// fatal; anything else is.
     pub fn snapshot_written(&mut self, result: Result<SnapshotPointer, Errno>, now_ms: u64, out: &mut Vec<Effect>) {

@@ -88,7 +88,7 @@ pub(super) struct Space {
     install: Option<SnapshotPointer>,
     /// Peers still need the batches after this zxid.
     retained: Option<u64>,
-    /// A complete snapshot that the superblock does not name yet.
+    /// A complete snapshot of our own that the superblock does not name yet.
     incoming: Option<SnapshotPointer>,
     snapshots: VecDeque<u64>,
     remove: VecDeque<u64>,
@@ -272,7 +272,8 @@ impl Space {
     /// See `Journal::receivable`.
     pub fn receivable(&self, pointer: &SnapshotPointer) -> bool {
         let zxid = pointer.position.zxid;
-        zxid > self.floor() && !self.remove.contains(&zxid) && self.job != Some(Job::RemoveSnapshot { zxid })
+        let named_like_ours = self.incoming.is_some_and(|own| own.position.zxid == zxid);
+        zxid > self.floor() && !named_like_ours && !self.remove.contains(&zxid) && self.job != Some(Job::RemoveSnapshot { zxid })
     }
 
     /// See `Journal::install`.
@@ -304,12 +305,17 @@ impl Space {
         self.superblock.snapshot.is_none() && self.incoming.is_none() && self.install.is_none() && self.before_cut.is_none()
     }
 
-    /// The file could not be written for want of room: the older snapshots give way, and it is tried again later.
-    pub fn snapshot_refused(&mut self, now_ms: u64) {
+    /// What the snapshot would have made superfluous is still needed.
+    pub fn snapshot_cancelled(&mut self) {
         let before = self.before_cut.take().expect("it was started");
         self.since.payload_bytes += before.payload_bytes;
         self.since.frame_bytes += before.frame_bytes;
         self.since.txns += before.txns;
+    }
+
+    /// The file could not be written for want of room: the older snapshots give way, and it is tried again later.
+    pub fn snapshot_refused(&mut self, now_ms: u64) {
+        self.snapshot_cancelled();
         self.overdue = true;
         self.snapshot_refused = true;
         self.retry_at_ms = now_ms + self.config.retry_ms;

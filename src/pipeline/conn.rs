@@ -155,6 +155,8 @@ pub struct Conn {
     pub paused: bool,
     pub stalled: bool,
     pub touched: bool,
+    /// The turn in which reads were last put behind a barrier.
+    pub barrier_turn: u64,
     pub figures: ConnFigures,
     input: Vec<u8>,
     held: VecDeque<u8>,
@@ -183,6 +185,7 @@ impl Conn {
             paused: false,
             stalled: false,
             touched: false,
+            barrier_turn: 0,
             figures: ConnFigures::default(),
             input: Vec::new(),
             held: VecDeque::new(),

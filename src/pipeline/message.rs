@@ -28,6 +28,8 @@ pub mod op {
     pub const CREATE_SESSION: i32 = -10;
     /// Body: timeout i32, 16 bytes of password. The session moves to the submitting connection.
     pub const ATTACH_SESSION: i32 = -12;
+    /// A sync that no client waits for: reads behind it see everything that was acknowledged before they came. No body.
+    pub const BARRIER: i32 = -13;
 }
 
 /// Whether a client's request is the pipeline's to order; the others are answered where they arrive.
@@ -106,6 +108,7 @@ impl<'a> Submit<'a> {
     fn is_sound(&self) -> bool {
         let sound_body = match self.opcode {
             op::CREATE_SESSION | op::ATTACH_SESSION => self.body.len() == 20,
+            op::BARRIER => self.body.is_empty(),
             opcode::CLOSE_SESSION | opcode::SYNC => true,
             _ => goes_up(self.opcode) && Request::decode(self.opcode, self.body).is_ok(),
         };

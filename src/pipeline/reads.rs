@@ -12,7 +12,7 @@ use crate::tree::{AclId, NodeRef, State, path};
 use crate::watch::{WatchKind, WatcherType, Watches};
 use crate::wire::extension::Extension;
 use crate::wire::jute;
-use crate::wire::record::{Acl, event, xid as xids};
+use crate::wire::record::{Acl, Stat, event, xid as xids};
 use crate::wire::request::{DecodeError, Request, SetWatches, StringList, opcode};
 use crate::wire::response::{self, code};
 
@@ -26,6 +26,8 @@ pub struct Reads<'a> {
     pub conn: ConnId,
     pub session: i64,
     pub ids: &'a Identities,
+    /// What `/zookeeper/config` holds on this server; empty for what is in the tree.
+    pub membership: &'a str,
 }
 
 /// What becomes of the connection after the answer.
@@ -134,7 +136,7 @@ impl Reads<'_> {
         }
         let found = match (self.readable(path), extension::virtual_node(path)) {
             (Err(code::NO_NODE), Some(data)) => Ok(extension::virtual_stat(data)),
-            (found, _) => found.map(|node| node.stat()),
+            (found, _) => found.map(|node| self.shown(path, node).1),
         };
         if watch && found != Err(code::NO_AUTH) {
             self.watches.add(path, self.conn, WatchKind::Data);
@@ -146,7 +148,7 @@ impl Reads<'_> {
     fn get_data(&mut self, path: &str, watch: bool, out: &mut Vec<u8>) -> Answer {
         let (data, stat) = match (self.readable(path), extension::virtual_node(path)) {
             (Err(code::NO_NODE), Some(data)) => (Some(data), extension::virtual_stat(data)),
-            (found, _) => found.map(|node| (node.data(), node.stat()))?,
+            (found, _) => found.map(|node| self.shown(path, node))?,
         };
         jute::write_buffer(out, data);
         stat.encode(out);
@@ -154,6 +156,15 @@ impl Reads<'_> {
             self.watches.add(path, self.conn, WatchKind::Data);
         }
         Ok(())
+    }
+
+    /// Data and Stat of a node as clients see them: every server tells the membership that it was started with.
+    fn shown<'n>(&'n self, path: &str, node: NodeRef<'n>) -> (Option<&'n [u8]>, Stat) {
+        if path != "/zookeeper/config" || self.membership.is_empty() {
+            return (node.data(), node.stat());
+        }
+        let stat = Stat { version: -1, data_length: self.membership.len() as i32, ..node.stat() };
+        (Some(self.membership.as_bytes()), stat)
     }
 
     fn get_children(&mut self, path: &str, watch: bool, with_stat: bool, out: &mut Vec<u8>) -> Answer {
@@ -364,7 +375,7 @@ mod tests {
         let (state, mut watches, auth, ids) = (State::new(false), Watches::default(), AuthConfig::default(), Identities::new(Vec::new()));
         let bounds = Bounds { watches_max: 0, ..Bounds::default() };
         let (watches, conn) = (&mut watches, ConnId::new(0, 0));
-        let mut reads = Reads { state: &state, watches, auth: &auth, bounds: &bounds, conn, session: 1, ids: &ids };
+        let mut reads = Reads { state: &state, watches, auth: &auth, bounds: &bounds, conn, session: 1, ids: &ids, membership: "" };
         let mut err = |request: Request<'_>| {
             let (mut body, mut out) = (Vec::new(), Vec::new());
             request.encode(&mut body);

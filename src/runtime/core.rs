@@ -2,15 +2,18 @@
 //! A core is reached by its ring if the caller has one too, else by its bell; rare messages go through its mailbox.
 //! Refuses to carry requests and transactions: those have rings of their own.
 
+use super::links::{Link, Links};
 use super::listener::Admission;
 use super::mesh::Sleep;
 use super::ring::Ring;
 use super::sys::Bell;
-use crate::admin::{ConnectionStats, Lists};
+use crate::admin::{ConnectionStats, Lists, Replication};
 use crate::log::disk::Errno;
 use crate::log::snapshot::SnapshotPointer;
 use crate::pipeline::message::ConnId;
 use crate::pipeline::replica::ShardFigures;
+use crate::tree::State;
+use crate::wire::batch::{Batch, Position};
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,8 +22,6 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Rare messages to a core.
 pub enum Mail {
-    /// Every core has its State: the log may be written.
-    Begin,
     /// Accept clients on this listener.
     Serve(RawFd),
     /// A connection that another core accepted.
@@ -30,15 +31,49 @@ pub enum Mail {
     /// Say how you are, with the details that one four-letter word needs.
     Report { to: mpsc::Sender<CoreReport>, word: [u8; 4] },
     /// Write a snapshot of your State, once it has come at least this far.
-    Snapshot { from_zxid: u64 },
-    /// The Journal's background job ended.
-    JobDone(Result<(), Errno>),
-    /// The snapshot's file is complete, or failed.
-    SnapshotWritten(Result<SnapshotPointer, Errno>),
+    Snapshot { from_zxid: u64, cluster: u128 },
+    /// If you still walk, leave off: the snapshot is not wanted any more.
+    CancelSnapshot,
+    /// Close all client connections, then say so: another State comes.
+    Evict,
+    /// This is your State now, at this batch end.
+    Swap(Box<State>, Position),
+    /// For the pipeline.
+    Pipeline(PipelineMail),
     /// Take nothing new; finish what is under way.
     Stop,
     /// Leave the loop.
     Exit,
+}
+
+/// Rare messages to the core that runs the pipeline.
+pub enum PipelineMail {
+    /// Every core has its State: the log may be written.
+    Begin,
+    /// Links come about from now on.
+    Links(Links),
+    /// One has. It may come before the message above.
+    Link(Link),
+    /// The Journal's background job ended.
+    JobDone(Result<(), Errno>),
+    /// Our own snapshot's file is complete, or failed.
+    SnapshotWritten(Result<SnapshotPointer, Errno>),
+    /// The walk, or its file, was broken off as it was asked for.
+    SnapshotCancelled,
+    /// See `NodeEffect::Feed`.
+    Fed { token: u64, batches: Option<Vec<Batch>> },
+    /// See `NodeEffect::ReadSnapshot`.
+    SnapshotRead { peer: u16, pointer: SnapshotPointer, offset: u64, bytes: Option<Vec<u8>> },
+    /// See `NodeEffect::WriteSnapshot`. `end`: where the next piece begins; None: it could not be stored.
+    SnapshotWrote { pointer: SnapshotPointer, end: Option<u64> },
+    /// A peer's snapshot is complete and verified.
+    SnapshotReceived(SnapshotPointer),
+    /// A core has closed its client connections.
+    Evicted,
+    /// The State for one core, from the snapshot that was installed.
+    StateLoaded { core: usize, state: Box<State> },
+    /// A core has taken its new State.
+    Swapped,
 }
 
 /// What one core knows about itself, for operators.
@@ -58,6 +93,8 @@ pub struct CoreReport {
     pub connections: Vec<ConnectionStats>,
     /// As far as this core knows them: sessions and their nodes are told by the pipeline's.
     pub lists: Lists,
+    /// Of a member of an ensemble, from the pipeline's core.
+    pub replication: Option<Replication>,
 }
 
 /// How others reach one core's loop.
@@ -125,7 +162,7 @@ pub struct Server {
     /// How many of the cores, from the first, serve clients.
     pub shards: usize,
     pub admission: Admission,
-    /// This run's epoch is committed: clients are served.
+    /// There is a leader, and its epoch is committed here: clients are served.
     pub serving: AtomicBool,
     /// Requests in progress on all shards; kept only while there is a limit.
     pub outstanding: AtomicU64,
@@ -160,6 +197,11 @@ impl Server {
 
     pub fn is_serving(&self) -> bool {
         self.serving.load(Ordering::Acquire)
+    }
+
+    /// Posts to the core that runs the pipeline.
+    pub fn post_pipeline(&self, mail: PipelineMail) {
+        self.cores[self.pipeline].post(Mail::Pipeline(mail));
     }
 
     /// Posts to every core.

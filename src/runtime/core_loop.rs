@@ -67,10 +67,12 @@ impl CoreLoop {
     fn handle_events(&mut self, now: Now) {
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
-            if matches!(event, Event::Bell) {
-                self.read_mail(now);
-            } else {
-                self.shard.handle(&mut self.ring, event);
+            match event {
+                Event::Bell => self.read_mail(now),
+                Event::LinkReceived { .. } | Event::LinkSent { .. } => {
+                    self.pipeline.as_mut().expect("links are of the pipeline's ring").link_event(event);
+                }
+                _ => self.shard.handle(&mut self.ring, event),
             }
         }
         self.events = events;
@@ -80,20 +82,23 @@ impl CoreLoop {
         for mail in self.server.cores[self.core].take_mail() {
             match (mail, &mut self.pipeline) {
                 (Mail::Exit, _) => self.leaving = true,
-                (mail @ (Mail::Begin | Mail::JobDone(_) | Mail::SnapshotWritten(_)), pipeline) => {
+                (Mail::Pipeline(mail), pipeline) => {
                     let pipeline = pipeline.as_mut().expect("only the pipeline's core gets these");
                     pipeline.mail(&mut self.ring, mail, now);
                 }
                 (Mail::Stop, pipeline) => {
                     self.shard.mail(&mut self.ring, Mail::Stop);
                     if let Some(pipeline) = pipeline {
-                        pipeline.mail(&mut self.ring, Mail::Stop, now);
+                        pipeline.stop();
                     }
                 }
                 (Mail::Report { to, word }, pipeline) => {
                     let mut report = self.shard.report(word, now);
-                    if let (b"dump", Some(pipeline)) = (&word, pipeline) {
-                        report.lists.session_expiries = pipeline.session_expiries(now);
+                    if let Some(pipeline) = pipeline {
+                        report.replication = pipeline.replication(now);
+                        if word == *b"dump" {
+                            report.lists.session_expiries = pipeline.session_expiries(now);
+                        }
                     }
                     // Nobody waits any more if the asker gave up.
                     let _ = to.send(report);

@@ -3,12 +3,12 @@
 
 use super::core_loop::CoreLoop;
 use super::files::FileDisk;
-use super::pipeline::{Ends, Pipeline};
+use super::pipeline::{Ends, Pipeline, Role};
 use super::ring::{RECEIVE_BUFFER_BYTES, RECEIVE_BUFFERS, Ring};
-use super::shard::{Links, Shard};
+use super::shard::{Shard, ShardEnds};
 use super::start::{Milestone, StartError};
 use crate::admin::fourletter;
-use crate::config::Config;
+use crate::config::{Config, EnsembleConfig};
 use crate::log::recovery::Recovered;
 use crate::log::{Journal, LogConfig};
 use crate::pipeline::auth::AuthConfig;
@@ -19,8 +19,9 @@ use crate::pipeline::replica::{Replica, ReplicaConfig};
 use crate::tree::snapshot::Loader;
 use crate::tree::{Applied, State, Want};
 use crate::wire::batch::Batch;
-use crate::zab::Start;
 use crate::zab::positions::Positions;
+use crate::zab::quorum::{Ensemble, Voter};
+use crate::zab::{Start, ZabConfig};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,7 +58,7 @@ impl fmt::Display for Progress {
 
 /// Everything a core's thread starts from.
 pub struct CoreSeed {
-    pub links: Links,
+    pub links: ShardEnds,
     /// On the pipeline's core.
     pub ends: Option<Ends>,
     pub disk: Arc<FileDisk>,
@@ -115,12 +116,13 @@ fn build(seed: CoreSeed) -> Result<CoreLoop, StartError> {
     let tick_ms = (u64::from(config.session.tick_time_ms) / 8).clamp(*TICK_MS.start(), *TICK_MS.end());
     let boot = recovered.run();
     let pipeline = ends.map(|ends| -> Result<Pipeline, StartError> {
-        let node_config = node_config(&config, &recovered, server.cores.len());
-        let node = Node::new(node_config, start(&disk, &recovered)?, server.now().ms);
         let mut seed = [0; 16];
         getrandom::fill(&mut seed).expect("the kernel has random numbers");
-        let journal = Journal::new(&recovered, log_config(&config), u128::from_le_bytes(seed));
-        Ok(Pipeline::new(ends, node, journal, (boot, config.server.id), tick_ms))
+        let seed = u128::from_le_bytes(seed);
+        let node_config = node_config(&config, &recovered, server.cores.len(), seed as u64);
+        let node = Node::new(node_config, start(&disk, &recovered)?, server.now().ms);
+        let journal = Journal::new(&recovered, log_config(&config), seed);
+        Ok(Pipeline::new(ends, node, journal, (boot, config.server.id), tick_ms, role(&config)))
     });
     let pipeline = pipeline.transpose()?;
     let replica = Replica::new(replica_config(&config, boot, core, server.shards), state);
@@ -182,10 +184,39 @@ fn auth_config(config: &Config) -> AuthConfig {
     }
 }
 
-fn node_config(config: &Config, recovered: &Recovered, cores: usize) -> NodeConfig {
+fn role(config: &Config) -> Role {
+    match &config.ensemble {
+        None => Role::Alone,
+        Some(ensemble) if ensemble.own().observer => Role::Observer,
+        Some(_) => Role::Voter,
+    }
+}
+
+fn ensemble(config: &Config) -> Ensemble {
+    let Some(ensemble) = &config.ensemble else { return Ensemble::alone(config.server.id) };
+    let (observers, voters): (Vec<_>, Vec<_>) = ensemble.servers.iter().partition(|server| server.observer);
+    let voters = voters.iter().map(|server| Voter { server: server.id, weight: server.weight, group: server.group }).collect();
+    Ensemble::new(voters, observers.iter().map(|server| server.id).collect())
+}
+
+fn zab_config(config: &Config, seed: u64) -> ZabConfig {
+    let replication = &config.replication;
+    ZabConfig {
+        server: config.server.id,
+        ensemble: ensemble(config),
+        election_timeout_ms: replication.election_timeout_ms,
+        heartbeat_ms: replication.heartbeat_ms,
+        disk_stall_ms: replication.disk_stall_ms,
+        seed,
+    }
+}
+
+fn node_config(config: &Config, recovered: &Recovered, cores: usize, seed: u64) -> NodeConfig {
     NodeConfig {
         boot: recovered.run(),
         tick_ms: u64::from(config.session.tick_time_ms),
+        leaderless_ms: config.replication.leaderless_ms,
+        zab: zab_config(config, seed),
         prepare: PrepareConfig {
             auth: auth_config(config),
             extended_types_enabled: config.features.extended_types,
@@ -239,7 +270,9 @@ fn replica_config(config: &Config, boot: u32, core: usize, shards: usize) -> Rep
             false => |word| fourletter::argument_bytes(word).map(|_| 0),
         },
         requests_outstanding_max: u64::from(config.client.requests_outstanding_max),
-        alone: true,
+        alone: config.ensemble.is_none(),
+        linearizable_reads: config.replication.linearizable_reads,
+        membership: config.ensemble.as_ref().map_or(String::new(), EnsembleConfig::membership),
     }
 }
 

@@ -16,6 +16,7 @@ mod core;
 mod core_loop;
 mod core_thread;
 pub mod files;
+mod install;
 pub mod links;
 mod listener;
 pub mod mesh;

@@ -202,6 +202,11 @@ impl Peers {
         Some(news)
     }
 
+    /// Whether something has happened that was not taken.
+    pub fn has_news(&self) -> bool {
+        !self.news.is_empty()
+    }
+
     // ---- once per turn
 
     /// At the end of a turn, when its news was taken and everything was queued: starts sends and receives, says that we are

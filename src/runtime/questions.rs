@@ -75,7 +75,8 @@ impl Desk {
         reports.iter().for_each(|report| latency.merge(report::measured(&report.figures.latency)));
         ServerStats {
             serving: self.server.is_serving(),
-            mode: Mode::Standalone,
+            mode: pipeline.replication.as_ref().map_or(Mode::Standalone, |replication| replication.mode),
+            replication: pipeline.replication.clone(),
             latency,
             packets_received: sum(|r| r.figures.received),
             packets_sent: sum(|r| r.figures.sent),

@@ -38,6 +38,7 @@ pub fn of(core: usize, is_pipeline: bool, replica: &Replica, word: [u8; 4], now:
         watching_connections: data.conns as u64,
         connections: if lists_connections { replica.conns().map(|conn| particulars(conn, now)).collect() } else { Vec::new() },
         lists,
+        replication: None,
     }
 }
 

@@ -4,7 +4,7 @@
 
 use super::background::{Background, Flow, Task};
 use super::commit_ring::CommitReader;
-use super::core::{Core, CoreReport, Mail, Now, Server};
+use super::core::{Core, CoreReport, Mail, Now, PipelineMail, Server};
 use super::listener;
 use super::mesh::{ByteProducer, SlotConsumer};
 use super::questions::Question;
@@ -29,7 +29,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 const RETRY_MS: u64 = 1;
 
 /// The ends of the rings that belong to one core, and what it reaches others by.
-pub struct Links {
+pub struct ShardEnds {
     pub server: Arc<Server>,
     pub core: usize,
     pub commits: CommitReader<Batch>,
@@ -42,6 +42,7 @@ pub struct Links {
 /// A snapshot that this core writes.
 struct Walk {
     from_zxid: u64,
+    cluster: u128,
     chunk: Vec<u8>,
     flow: Option<Arc<Flow>>,
     last_slice_ms: u64,
@@ -49,7 +50,7 @@ struct Walk {
 
 /// See the module heading.
 pub struct Shard {
-    links: Links,
+    links: ShardEnds,
     replica: Replica,
     sockets: Sockets,
     /// The last batch applied.
@@ -68,7 +69,7 @@ pub struct Shard {
 impl Shard {
     /// `position` is where the Replica's State stands. `tick_ms`: how often clients' signs of life are passed on. `limited`:
     /// whether the number of requests in progress is.
-    pub fn new(links: Links, replica: Replica, position: Position, tick_ms: u64, limited: bool) -> Shard {
+    pub fn new(links: ShardEnds, replica: Replica, position: Position, tick_ms: u64, limited: bool) -> Shard {
         assert_eq!(replica.applied(), position.zxid, "the State is where the log ends");
         Shard {
             links,
@@ -154,8 +155,7 @@ impl Shard {
                 self.place(ring, socket);
             }
             Event::AcceptEnded(errno) => self.accept_ended(errno),
-            Event::LinkSent { .. } | Event::LinkReceived { .. } => unreachable!("links between servers are not a shard's"),
-            Event::Bell => {}
+            Event::Bell | Event::LinkReceived { .. } | Event::LinkSent { .. } => unreachable!("the loop keeps these"),
         }
     }
 
@@ -199,13 +199,22 @@ impl Shard {
             }
             Mail::Adopt(socket) => self.adopt(ring, socket),
             Mail::Answer(conn, text) => self.replica.four_letter_answer(conn, &text),
-            Mail::Snapshot { from_zxid } => {
-                self.walk = Some(Walk { from_zxid, chunk: Vec::new(), flow: None, last_slice_ms: 0 });
+            Mail::Snapshot { from_zxid, cluster } => {
+                self.walk = Some(Walk { from_zxid, cluster, chunk: Vec::new(), flow: None, last_slice_ms: 0 });
+            }
+            Mail::CancelSnapshot => self.cancel_walk(),
+            Mail::Evict => {
+                self.replica.evict();
+                self.links.server.post_pipeline(PipelineMail::Evicted);
+            }
+            Mail::Swap(state, position) => {
+                assert!(self.walk.is_none(), "a walk is cancelled before a snapshot is fetched");
+                self.replica.replace_state(*state);
+                self.position = position;
+                self.links.server.post_pipeline(PipelineMail::Swapped);
             }
             Mail::Stop => self.stop_accepting(ring),
-            Mail::Begin | Mail::Report { .. } | Mail::JobDone(_) | Mail::SnapshotWritten(_) | Mail::Exit => {
-                unreachable!("the loop keeps these")
-            }
+            Mail::Report { .. } | Mail::Pipeline(_) | Mail::Exit => unreachable!("the loop keeps these"),
         }
     }
 
@@ -330,7 +339,7 @@ impl Shard {
             }
             self.replica.state_mut().begin_snapshot();
             let flow = Arc::new(Flow::default());
-            self.links.background.send(Task::BeginSnapshot { position: self.position, flow: flow.clone() });
+            self.links.background.send(Task::BeginSnapshot { position: self.position, cluster: walk.cluster, flow: flow.clone() });
             walk.flow = Some(flow);
         }
         let flow = walk.flow.clone().expect("begun");
@@ -340,6 +349,16 @@ impl Shard {
         } else if now.ms > walk.last_slice_ms && flow.has_room() {
             walk.last_slice_ms = now.ms;
             self.slice(&flow);
+        }
+    }
+
+    /// Nothing to do if the walk has just ended: its file will.
+    fn cancel_walk(&mut self) {
+        if let Some(walk) = self.walk.take() {
+            if walk.flow.is_some() {
+                self.replica.state_mut().cancel_snapshot();
+            }
+            self.links.background.send(Task::CancelSnapshot);
         }
     }
 

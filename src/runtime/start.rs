@@ -4,25 +4,28 @@
 
 use super::background::Background;
 use super::commit_ring::commit_ring;
-use super::core::{Mail, Server};
+use super::core::{Mail, PipelineMail, Server};
 use super::core_thread::{CoreSeed, Progress, spawn};
 use super::files::{FileDisk, FilesError};
+use super::links::{Identity, Links, LinksConfig, LinksError, PeerAddress};
 use super::listener::{ListenError, Listener};
 use super::mesh::{byte_ring, slot_ring};
 use super::pipeline::{EXIT_DISK_FAILED, Ends};
 use super::placement::Placements;
 use super::probe::{self, ProbeError};
 use super::questions;
-use super::shard::Links;
+use super::shard::ShardEnds;
 use super::sys;
 use crate::config::Config;
 use crate::limits::{COMMIT_RING_SLOTS, DOWN_RING_SLOTS, SEGMENT_BYTES, SHARDS_MAX, SUBMIT_RING_BYTES};
 use crate::log::recovery::{self, Format, Recovered, RecoveryError};
+use crate::peer::{BadSecret, Secret};
 use crate::tree::snapshot::BadSnapshot;
 use glommio::ExecutorJoinHandle;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
+use std::net::ToSocketAddrs;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -40,6 +43,14 @@ pub enum StartError {
     Files(#[from] FilesError),
     #[error("{0}")]
     Listen(#[from] ListenError),
+    #[error("{0}")]
+    Links(#[from] LinksError),
+    #[error("the secret of the ensemble: {0}")]
+    Secret(#[from] BadSecret),
+    #[error("{host}, where the list of servers says that this one listens for the others: {error}")]
+    Resolve { host: String, error: io::Error },
+    #[error("{directory} belongs to server {found}, and this is server {id}: each server needs a directory of its own")]
+    OtherServer { directory: String, found: u64, id: u16 },
     #[error("{0}")]
     Recovery(#[from] RecoveryError),
     #[error("the snapshot is intact, but its records make no sense: {0:?}")]
@@ -89,10 +100,7 @@ pub fn serve(config: Config) -> Result<(), StartError> {
     let listener = Listener::bind(config.client_address())?;
     let recovered = recover(&disk, &config)?;
     let mut running = Running::start(config, &placements, disk, recovered, listener)?;
-    if running.wait_until_serving()? {
-        running.accept_clients()?;
-        running.wait_for_stop();
-    }
+    running.run()?;
     running.stop();
     Ok(())
 }
@@ -104,12 +112,17 @@ fn recover(disk: &FileDisk, config: &Config) -> Result<Recovered, StartError> {
             tracing::info!("{directory} is new");
             let (cluster, incarnation) = (random()?, random()?);
             let (server, segment_bytes) = (u64::from(config.server.id), SEGMENT_BYTES as u64);
-            let format = Format { cluster, server, incarnation, segment_bytes, member: true };
+            // In an ensemble a new directory is no member: whoever had its number may have promised something.
+            let format = Format { cluster, server, incarnation, segment_bytes, member: config.ensemble.is_none() };
             recovery::format(disk, &format)?;
             recovery::open(disk)?
         }
         other => other?,
     };
+    let (found, id) = (recovered.superblock.server, config.server.id);
+    if config.ensemble.is_some() && found != u64::from(id) {
+        return Err(StartError::OtherServer { directory: config.data.dir.display().to_string(), found, id });
+    }
     if let Some((file, offset)) = &recovered.cut {
         tracing::info!("{file}: a write was torn at byte {offset} by the last stop and was cut; nothing acknowledged was in it");
     }
@@ -128,6 +141,11 @@ fn random() -> Result<u128, StartError> {
 /// A server's threads, seen from the one that started them.
 struct Running {
     server: Arc<Server>,
+    /// It has no peers.
+    alone: bool,
+    /// Until they are started.
+    links: Option<LinksConfig>,
+    introduction: Arc<Identity>,
     listener: Listener,
     backlog: u32,
     cores: Vec<ExecutorJoinHandle<()>>,
@@ -149,7 +167,9 @@ impl Running {
         stop_on_signals(sender.clone())?;
         let count = server.cores.len();
         let progress = Arc::new(Progress::new(count, recovered.bytes_to_load()));
-        let background = Background::start(disk.clone(), server.clone(), recovered.superblock.cluster)?;
+        let background = Background::start(&disk, &server)?;
+        let has_history = recovered.tail.zxid > 0;
+        let introduction = Arc::new(Identity::new(recovered.superblock.cluster, has_history));
         let questions = questions::start(server.clone(), &config)?;
         let (commits, readers) = commit_ring(COMMIT_RING_SLOTS, count);
         let (up_ends, ups): (Vec<_>, Vec<_>) = (0..count).map(|_| byte_ring(SUBMIT_RING_BYTES)).unzip();
@@ -162,13 +182,21 @@ impl Running {
             downs,
             disk: disk.clone(),
             background: background.clone(),
+            introduction: introduction.clone(),
             milestones: milestone,
         });
         let (config, recovered) = (Arc::new(config), Arc::new(recovered));
         let mut cores = Vec::new();
         for (core, ((commits, up), downs)) in readers.into_iter().zip(up_ends).zip(down_ends).enumerate() {
-            let links =
-                Links { server: server.clone(), core, commits, downs, up, questions: questions.clone(), background: background.clone() };
+            let links = ShardEnds {
+                server: server.clone(),
+                core,
+                commits,
+                downs,
+                up,
+                questions: questions.clone(),
+                background: background.clone(),
+            };
             let seed = CoreSeed {
                 links,
                 ends: if core == server.pipeline { ends.take() } else { None },
@@ -180,30 +208,54 @@ impl Running {
             };
             cores.push(spawn(seed, placements.cores()[core])?);
         }
-        let backlog = config.client.backlog;
-        Ok(Running { server, listener, backlog, cores, progress, milestones, started: Instant::now() })
+        let (backlog, alone) = (config.client.backlog, config.ensemble.is_none());
+        let links = links_config(&config)?;
+        Ok(Running { server, alone, links, introduction, listener, backlog, cores, progress, milestones, started: Instant::now() })
     }
 
-    /// Waits for every core to load, has the log written from then on, and waits for the epoch. False: asked to stop before that.
-    fn wait_until_serving(&mut self) -> Result<bool, StartError> {
-        let (mut loading, mut committed) = (self.server.cores.len(), false);
-        while loading > 0 || !committed {
-            match self.milestones.recv_timeout(PROGRESS_EVERY) {
+    /// Runs until somebody asks it to stop.
+    fn run(&mut self) -> Result<(), StartError> {
+        let mut loading = self.server.cores.len();
+        loop {
+            let patience = if loading > 0 { PROGRESS_EVERY } else { Duration::MAX };
+            match self.milestones.recv_timeout(patience) {
                 Ok(Milestone::Loaded) => {
                     loading -= 1;
                     if loading == 0 {
-                        self.server.pipeline_core().post(Mail::Begin);
+                        self.begin()?;
                     }
                 }
-                Ok(Milestone::Serving) => committed = true,
+                Ok(Milestone::Serving) => self.serving()?,
                 Ok(Milestone::Failed(error)) => return Err(error),
-                Ok(Milestone::Stopping) => return Ok(false),
+                Ok(Milestone::Stopping) => return Ok(()),
                 Ok(Milestone::Settled) => unreachable!("nobody has asked it to stop"),
                 Err(mpsc::RecvTimeoutError::Timeout) => eprintln!("falconer: loading data: {}", self.progress),
                 Err(mpsc::RecvTimeoutError::Disconnected) => unreachable!("this thread's own sender is alive"),
             }
         }
-        Ok(true)
+    }
+
+    /// Every core has its State: the log may be written, and other servers may be talked to. A member of an ensemble may
+    /// have no leader for long: clients and operators find it there and are told.
+    fn begin(&mut self) -> Result<(), StartError> {
+        self.server.post_pipeline(PipelineMail::Begin);
+        if let Some(config) = self.links.take() {
+            let server = self.server.clone();
+            let links = Links::start(config, self.introduction.clone(), move |link| server.post_pipeline(PipelineMail::Link(link)))?;
+            self.server.post_pipeline(PipelineMail::Links(links));
+            self.accept_clients()?;
+        }
+        Ok(())
+    }
+
+    /// Clients are served for the first time.
+    fn serving(&self) -> Result<(), StartError> {
+        if self.alone {
+            self.accept_clients()?;
+        }
+        tracing::info!("started in {} ms", self.started.elapsed().as_millis());
+        eprintln!("falconer: serving clients on {}", self.listener.address());
+        Ok(())
     }
 
     fn accept_clients(&self) -> Result<(), StartError> {
@@ -211,17 +263,7 @@ impl Running {
         for core in &self.server.cores[..self.server.shards] {
             core.post(Mail::Serve(self.listener.fd()));
         }
-        tracing::info!("started in {} ms", self.started.elapsed().as_millis());
-        eprintln!("falconer: serving clients on {}", self.listener.address());
         Ok(())
-    }
-
-    fn wait_for_stop(&self) {
-        while let Ok(milestone) = self.milestones.recv() {
-            if matches!(milestone, Milestone::Stopping) {
-                return;
-            }
-        }
     }
 
     /// Nothing new is taken, what was proposed is written and answered, the log is marked complete, the threads end.
@@ -239,6 +281,27 @@ impl Running {
             let _ = core.join();
         }
     }
+}
+
+/// A link on which nothing is heard for so many election timeouts is closed.
+const SILENT_TIMEOUTS: u64 = 5;
+
+/// How to reach the others, if there are any.
+fn links_config(config: &Config) -> Result<Option<LinksConfig>, StartError> {
+    let Some(ensemble) = &config.ensemble else { return Ok(None) };
+    let (host, port) = (ensemble.listen_host(), ensemble.own().peer_port);
+    let unresolved = |error| StartError::Resolve { host: host.to_string(), error };
+    let mut found = (host, port).to_socket_addrs().map_err(unresolved)?;
+    let listen = found.next().ok_or_else(|| unresolved(io::ErrorKind::NotFound.into()))?;
+    let peers = ensemble.peers().map(|peer| PeerAddress { server: peer.id, host: peer.host.clone(), port: peer.peer_port });
+    Ok(Some(LinksConfig {
+        server: config.server.id,
+        incarnation: random()?,
+        listen,
+        peers: peers.collect(),
+        secret: ensemble.secret.as_ref().map(|secret| Secret::new(secret.bytes())).transpose()?,
+        silence_ms: config.replication.election_timeout_ms * SILENT_TIMEOUTS,
+    }))
 }
 
 /// A thread that turns SIGTERM and SIGINT into a milestone. A second one ends the process at once.

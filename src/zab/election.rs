@@ -45,6 +45,11 @@ impl Looking {
     pub fn new(fire_ms: u64) -> Looking {
         Looking { fire_ms, round: 0, replies: BTreeMap::new(), rounds_failed: 0 }
     }
+
+    /// Votes for others and never asks.
+    pub fn retired() -> Looking {
+        Looking { rounds_failed: PATIENT_ROUNDS, ..Looking::new(u64::MAX) }
+    }
 }
 
 pub(super) struct Candidate {

@@ -404,6 +404,38 @@ impl Zab {
     }
 }
 
+/// A server that follows this leader, for operators.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LearnerFigures {
+    pub server: u16,
+    /// Of the ensemble's voters, and whether its acknowledgements count: not those of one that has lost its disk.
+    pub is_voter: bool,
+    pub counts: bool,
+    /// It has our (e,0) on its medium.
+    pub synced: bool,
+    /// Transactions it has not confirmed, as far as they are of this epoch.
+    pub behind_txns: u64,
+    /// Bytes sent to it and not confirmed.
+    pub in_flight_bytes: u64,
+}
+
+impl Zab {
+    /// Who follows this leader; nobody follows another server.
+    pub fn learners(&self) -> Vec<LearnerFigures> {
+        let Role::Leader(leader) = &self.role else { return Vec::new() };
+        let (first, last) = (u64::from(leader.epoch) << 32, self.appended().zxid);
+        let figures = |(server, learner): (&u16, &Learner)| LearnerFigures {
+            server: *server,
+            is_voter: self.config.ensemble.is_voter(*server),
+            counts: learner.counts,
+            synced: matches!(learner.stage, Stage::Live) && learner.acked >= first,
+            behind_txns: last - learner.acked.clamp(first.min(last), last),
+            in_flight_bytes: learner.in_flight_bytes as u64,
+        };
+        leader.learners.iter().map(figures).collect()
+    }
+}
+
 impl Learner {
     /// The message with the next batch for this peer.
     fn send(&mut self, epoch: u32, committed: u64, round: u64, batch: Arc<Batch>) -> Outgoing {

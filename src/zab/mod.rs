@@ -30,6 +30,7 @@ use crate::wire::txn::Origin;
 use election::{Candidate, Looking};
 use follower::Follower;
 use leader::Leader;
+pub use leader::LearnerFigures;
 use message::{AnswerCode, Message, Outgoing};
 use positions::{Positions, epoch};
 use quorum::Ensemble;
@@ -228,6 +229,19 @@ impl Zab {
     /// Whether the log has this batch end, with this history before it.
     pub fn has(&self, position: Position) -> bool {
         self.positions.has(position)
+    }
+
+    pub fn is_alone(&self) -> bool {
+        self.config.ensemble.is_alone()
+    }
+
+    /// The epoch of its leader, or the last one it has promised.
+    pub fn epoch(&self) -> u32 {
+        match &self.role {
+            Role::Looking(_) | Role::Candidate(_) => self.promise.epoch,
+            Role::Leader(leader) => leader.epoch,
+            Role::Follower(follower) => follower.epoch,
+        }
     }
 
     pub fn next_effect(&mut self) -> Option<Effect> {
@@ -458,6 +472,16 @@ impl Zab {
     }
 
     // ---- for the Node
+
+    /// A leader of others that is about to stop, with everything committed: they look for another one at once, and this
+    /// server does not stand against them.
+    pub fn step_down(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+        if matches!(self.role, Role::Leader(_)) && !self.is_alone() {
+            self.look(true);
+            self.role = Role::Looking(Looking::retired());
+        }
+    }
 
     /// Sends a request of ours to the leader that we follow.
     pub fn forward(&mut self, boot: u32, shard: u16, submit: &[u8]) {

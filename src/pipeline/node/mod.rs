@@ -22,7 +22,7 @@ use crate::wire::batch::{Batch, BatchBuilder, Full, Position};
 use crate::wire::txn::{Op, Origin, Txn};
 use crate::zab::message::Outgoing;
 use crate::zab::quorum::Ensemble;
-use crate::zab::{Standing, Start, Zab, ZabConfig};
+use crate::zab::{LearnerFigures, Standing, Start, Zab, ZabConfig};
 use replication::{Parked, Pending, Touches};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
@@ -123,6 +123,16 @@ pub enum NodeEffect {
     },
 }
 
+/// See [`Node::figures`].
+#[derive(Clone, Debug, Default)]
+pub struct NodeFigures {
+    pub epoch: u32,
+    /// Answers that wait for proof that this server still leads.
+    pub barriers_waiting: usize,
+    /// Of a leader: who follows it.
+    pub learners: Vec<LearnerFigures>,
+}
+
 type FixedHash = BuildHasherDefault<DefaultHasher>;
 
 /// The pipeline's brain. See the module heading.
@@ -156,6 +166,8 @@ pub struct Node {
     closing: HashMap<i64, u64, FixedHash>,
     moved: HashMap<i64, (u64, Origin), FixedHash>,
     space_low: bool,
+    /// The server is about to stop: it proposes nothing more.
+    leaving: bool,
     next_reap_ms: u64,
     effects: VecDeque<NodeEffect>,
 }
@@ -182,10 +194,12 @@ impl Node {
             pending: VecDeque::new(),
             touches: Touches::new(config.shards),
             leaderless_since_ms: Some(now_ms),
-            shut: false,
+            // One that has never had a leader is no better than one without for long.
+            shut: !config.zab.ensemble.is_alone(),
             closing: HashMap::default(),
             moved: HashMap::default(),
             space_low: false,
+            leaving: false,
             next_reap_ms: now_ms + config.reap.interval_ms,
             effects: VecDeque::new(),
             zab,
@@ -221,9 +235,22 @@ impl Node {
         self.zab.committed()
     }
 
-    /// Whether everything that was proposed, or received, is in the log and committed.
-    pub fn is_settled(&self) -> bool {
+    /// Whether everything that was proposed is in the log and committed.
+    fn is_settled(&self) -> bool {
         self.builder.is_empty() && self.closed.is_empty() && self.zab.appended().zxid == self.zab.committed()
+    }
+
+    /// After [`Node::leave`]: nobody waits for this server any more.
+    pub fn has_left(&self) -> bool {
+        match self.zab.standing() {
+            Standing::Leading { .. } => self.zab.is_alone() && self.is_settled(),
+            Standing::Following { .. } | Standing::Looking => self.leaving,
+        }
+    }
+
+    /// What operators want to know about the other servers.
+    pub fn figures(&self) -> NodeFigures {
+        NodeFigures { epoch: self.zab.epoch(), barriers_waiting: self.pending.len(), learners: self.zab.learners() }
     }
 
     /// False: leave the rings alone until the disk, or a new leader, has caught up.
@@ -244,6 +271,12 @@ impl Node {
     }
 
     // ---- inputs
+
+    /// The server is about to stop. Proposes nothing more; once everything proposed is committed a leader of others says
+    /// farewell, so that they need not wait until they miss it.
+    pub fn leave(&mut self) {
+        self.leaving = true;
+    }
 
     /// The disk has (or has again) no room for growth: only deletes and closes go through.
     pub fn set_space_low(&mut self, space_low: bool) {
@@ -330,7 +363,7 @@ impl Node {
     fn proposes(&self) -> bool {
         // While it renews its epoch a leader is none, for replication.
         let leads = matches!(self.zab.standing(), Standing::Leading { .. }) || mutant!(M47);
-        leads && matches!(self.leading, Some((_, applied)) if applied || mutant!(M40)) && !self.zab.wants_renewal()
+        leads && matches!(self.leading, Some((_, applied)) if applied || mutant!(M40)) && !self.zab.wants_renewal() && !self.leaving
     }
 
     /// Proposes (e,0), the first record of this epoch. Nothing is served before it is committed.

@@ -262,6 +262,9 @@ impl Node {
         if self.zab.wants_renewal() && self.builder.is_empty() && self.closed.is_empty() {
             self.zab.renew(now_ms);
         }
+        if self.leaving && self.is_settled() {
+            self.zab.step_down(now_ms);
+        }
         if let Standing::Following { serving: true, .. } = self.zab.standing()
             && let Some((round, sessions)) = self.touches.report(self.zab.heard_round(), now_ms)
         {

@@ -37,7 +37,7 @@ impl Node {
             op::CREATE_SESSION => self.create_session(origin, submit.body, now_ms, wall_ms),
             op::ATTACH_SESSION => self.attach_session(origin, submit, state, now_ms, wall_ms),
             _ if !self.owns(origin, submit.session, state) => self.answer(origin, Answer::Drop),
-            opcode::SYNC => self.answer_after_barrier(origin),
+            opcode::SYNC | op::BARRIER => self.answer_after_barrier(origin),
             opcode::CLOSE_SESSION => {
                 self.deadlines.remove(submit.session);
                 self.close_session(submit.session, *origin, state, wall_ms);
@@ -153,5 +153,6 @@ fn session_id(server: u16, zxid: u64) -> i64 {
 /// Whether a request may take room on the disk for good.
 fn grows(opcode: i32) -> bool {
     use crate::wire::extension::opcode::{REMOVE_RECURSIVE, TRY_REMOVE};
-    !matches!(opcode, opcode::DELETE | REMOVE_RECURSIVE | TRY_REMOVE | opcode::SYNC | opcode::CLOSE_SESSION | op::ATTACH_SESSION)
+    let shrinks = matches!(opcode, opcode::DELETE | REMOVE_RECURSIVE | TRY_REMOVE | opcode::CLOSE_SESSION);
+    !shrinks && !matches!(opcode, opcode::SYNC | op::BARRIER | op::ATTACH_SESSION)
 }

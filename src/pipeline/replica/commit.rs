@@ -2,7 +2,7 @@
 //! Watch events go out first, then the reply, from the connection that asked. Refuses to skip or reorder anything.
 
 use super::super::conn::{Conn, Pending, Phase, Submitted};
-use super::super::message::{Answer, ConnId, Down};
+use super::super::message::{Answer, ConnId, Down, op::BARRIER};
 use super::{Deferred, Replica};
 use crate::tree::{Applied, OpResult, Want};
 use crate::wire::batch::Batch;
@@ -147,6 +147,7 @@ impl Replica {
         let echo = conn.take_held(echo_bytes);
         let zxid = self.state.applied();
         match message.what {
+            Answer::Synced if op == BARRIER => return self.run(conn),
             Answer::Drop => return self.close(conn),
             Answer::Refused { .. } if conn.phase == Phase::Attaching => return self.close(conn),
             Answer::Refused { code } => {

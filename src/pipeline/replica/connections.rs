@@ -9,11 +9,8 @@ use super::{Action, Census, Replica};
 use std::net::SocketAddr;
 
 impl Replica {
-    /// A new socket. None: too many connections, or no leader for too long; close it.
+    /// A new socket. None: too many connections; close it.
     pub fn accept(&mut self, peer: SocketAddr, census: Census, entropy: [u8; 16]) -> Option<ConnId> {
-        if !self.open {
-            return None;
-        }
         if let Some(why) = self.refusal(peer, census) {
             self.figures.connections_rejected += 1;
             self.notice(Limit::Connections, peer, || format!("refused, {why}"));

@@ -16,7 +16,7 @@ use notices::{Limit, Notices};
 use super::auth::{self, AuthConfig};
 use super::bounds::Bounds;
 use super::conn::{Conn, Connect, Frame, Identities, Phase};
-use super::message::{Answer, ConnId, Submit, Up, goes_up};
+use super::message::{Answer, ConnId, Submit, Up, goes_up, op};
 use super::reads::{self, After, Reads};
 use crate::limits::{HANDSHAKE_TIMEOUT_MS, SUBMITS_BYTES_MAX};
 use crate::tree::State;
@@ -52,6 +52,10 @@ pub struct ReplicaConfig {
     pub requests_outstanding_max: u64,
     /// No other server can know of sessions that this one does not know.
     pub alone: bool,
+    /// Reads wait for proof that they miss nothing, as if each came behind a sync.
+    pub linearizable_reads: bool,
+    /// The servers of the ensemble as ZooKeeper writes them, for readers of `/zookeeper/config`; empty for none.
+    pub membership: String,
 }
 
 impl Default for ReplicaConfig {
@@ -71,6 +75,8 @@ impl Default for ReplicaConfig {
             word_argument: |_| None,
             requests_outstanding_max: 0,
             alone: true,
+            linearizable_reads: false,
+            membership: String::new(),
         }
     }
 }
@@ -122,7 +128,7 @@ pub struct Replica {
     touched: Vec<ConnId>,
     stalled: Vec<ConnId>,
     deferred: VecDeque<Deferred>,
-    /// The way to a leader that submits take, and whether there is hope for one.
+    /// The way to a leader that submits take, and whether there is hope for one: without, nobody shakes hands.
     route: u32,
     open: bool,
     actions: VecDeque<Action>,
@@ -130,6 +136,8 @@ pub struct Replica {
     spare_outputs: Vec<Vec<u8>>,
     event_frame: Vec<u8>,
     now_ms: u64,
+    /// Counts turns.
+    turn: u64,
     figures: ShardFigures,
     notices: Notices,
     /// Requests in progress on the other shards, as last heard.
@@ -139,6 +147,8 @@ pub struct Replica {
 impl Replica {
     pub fn new(config: ReplicaConfig, state: State) -> Replica {
         Replica {
+            // Among others there may be a leader or not: the Node says.
+            open: config.alone,
             config,
             state,
             watches: Watches::default(),
@@ -152,12 +162,12 @@ impl Replica {
             stalled: Vec::new(),
             deferred: VecDeque::new(),
             route: 0,
-            open: true,
             actions: VecDeque::new(),
             submits: Vec::new(),
             spare_outputs: Vec::new(),
             event_frame: Vec::new(),
             now_ms: 0,
+            turn: 0,
             figures: ShardFigures::default(),
             notices: Notices::default(),
             outstanding_elsewhere: 0,
@@ -167,6 +177,7 @@ impl Replica {
     /// Monotonic time, read once per turn.
     pub fn begin_turn(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
+        self.turn += 1;
     }
 
     pub fn state(&self) -> &State {
@@ -332,8 +343,9 @@ impl Replica {
         if conn.phase == Phase::Handshake {
             self.figures.connection_requests += 1;
             return match ConnectRequest::decode(frame) {
-                Ok(request) => self.connect(conn, Connect::of(&request)),
-                Err(_) => self.close(conn),
+                Ok(request) if self.open => self.connect(conn, Connect::of(&request)),
+                // As ZooKeeper: without a word, so that the client tries another server.
+                Ok(_) | Err(_) => self.close(conn),
             };
         }
         self.touch(conn);
@@ -341,7 +353,20 @@ impl Replica {
         match op {
             opcode::AUTH => self.authenticate(conn, xid, body),
             _ if goes_up(op) => self.write(conn, xid, op, body, frame),
-            _ => self.local(conn, frame),
+            _ => {
+                if self.config.linearizable_reads && op != opcode::PING {
+                    self.put_barrier(conn);
+                }
+                self.local(conn, frame);
+            }
+        }
+    }
+
+    /// Makes what follows wait until a leader has proved that nothing acknowledged is missing here. What came in one turn
+    /// shares a barrier: the pipeline gets to it only after all of that had come.
+    fn put_barrier(&mut self, conn: &mut Conn) {
+        if std::mem::replace(&mut conn.barrier_turn, self.turn) != self.turn {
+            self.submit(conn, 0, op::BARRIER, &[], &[]);
         }
     }
 
@@ -396,6 +421,7 @@ impl Replica {
             conn: conn.id,
             session: conn.session,
             ids,
+            membership: &self.config.membership,
         };
         let after = reads.answer(xid, op, body, &mut conn.output);
         self.answered(conn, xid, op, at_ms);

@@ -1,7 +1,7 @@
 //! What a shard does when the way to a leader changes, and when its whole State does: close those connections of which
 //! nobody can say any more what they saw or will see. Refuses to guess what became of a request.
 
-use super::super::conn::{Conn, Pending};
+use super::super::conn::{Conn, Pending, Phase};
 use super::super::message::ConnId;
 use super::Replica;
 use crate::tree::State;
@@ -13,15 +13,21 @@ impl Replica {
         self.route = number;
         self.open = open;
         let under_way = |conn: &Conn| conn.pending.iter().any(|p| matches!(p, Pending::Submitted(_)));
-        self.close_where(|conn| !open || under_way(conn));
+        // An answer to a four-letter word needs no leader.
+        self.close_where(|conn| (!open && conn.phase != Phase::FourLetter) || under_way(conn));
     }
 
     /// The State becomes another server's, which is ahead: no connection survives, because watches and replies of what lies
     /// between are lost.
     pub fn replace_state(&mut self, state: State) {
-        self.close_where(|_| true);
+        self.evict();
         self.deferred.clear();
         self.state = state;
+    }
+
+    /// Closes everybody who may have seen something of this State.
+    pub fn evict(&mut self) {
+        self.close_where(|conn| conn.phase != Phase::FourLetter);
     }
 
     fn close_where(&mut self, doomed: impl Fn(&Conn) -> bool) {

@@ -1,33 +1,37 @@
-//! The part of a core's loop around the Node and the Journal: requests from all shards in, one log write at a time out,
-//! what is durable onto the commit ring, refusals back down. Runs on exactly one core.
+//! The part of a core's loop around the Node and the Journal: requests from all shards and messages of other servers in, one
+//! log write at a time out, what is committed onto the commit ring, refusals back down. Runs on exactly one core.
 //! Refuses to decide: the Node orders, the Journal places, this moves bytes between them.
+
+mod cores;
+mod ensemble;
+mod standing;
 
 use super::background::{Background, Task};
 use super::commit_ring::CommitProducer;
-use super::core::{Core, Mail, Now, Server};
+use super::core::{Mail, Now, PipelineMail, Server};
 use super::files::FileDisk;
+use super::links::{Identity, Link};
 use super::mesh::{ByteConsumer, SlotProducer};
+use super::peers::Peers;
 use super::ring::{Ring, Target};
 use super::start::Milestone;
-use crate::limits::{COMMIT_RING_SLOTS, SHARDS_MAX};
 use crate::log::disk::Errno;
 use crate::log::{Effect, Failure, Frame, Journal, OpId};
 use crate::pipeline::message::{Down, Up};
 use crate::pipeline::node::{Node, NodeEffect};
 use crate::tree::State;
 use crate::wire::batch::Batch;
+use cores::{BEHIND_MS, Lane};
+use ensemble::Installing;
+use standing::Record;
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 
 /// Requests taken from one shard in one turn: preparing one takes about a microsecond.
 const REQUESTS_PER_TURN: usize = 256;
-/// A core that sleeps behind the others is woken after this, so that buffers come back.
-const BEHIND_MS: u64 = 5;
-/// Batches that every core has passed and that somebody still refers to: beyond this, the oldest are not waited for.
-const RETIRED_MAX: usize = 64;
 /// What did not fit into a ring is tried again after this.
 const RETRY_MS: u64 = 1;
 /// Exit code of a process whose disk has failed. Service managers rely on it.
@@ -41,14 +45,18 @@ pub struct Ends {
     pub downs: Vec<SlotProducer<Down>>,
     pub disk: Arc<FileDisk>,
     pub background: Background,
-    /// Told once when clients can be served, and once when everything is written after a stop.
+    /// What handshakes with other servers say of this one: kept up to date here.
+    pub introduction: Arc<Identity>,
+    /// Told once when clients can be served first, and once when everything is written after a stop.
     pub milestones: mpsc::Sender<Milestone>,
 }
 
-/// Answers that wait for room in a core's ring.
-struct Lane {
-    ring: SlotProducer<Down>,
-    waiting: VecDeque<Down>,
+/// What a server is by its settings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    Alone,
+    Voter,
+    Observer,
 }
 
 /// See the module heading.
@@ -72,6 +80,20 @@ pub struct Pipeline {
     segments: Vec<Option<File>>,
     effects: Vec<Effect>,
     snapshot_core: usize,
+    /// A snapshot of our own is being walked or written.
+    walking: bool,
+    /// A peer's snapshot is taking the place of what the cores have.
+    installing: Option<Installing>,
+    /// Links with the other servers, once every core has its State; and links that came before they could be taken.
+    peers: Option<Peers>,
+    early: Vec<Link>,
+    /// What handshakes say of this server.
+    introduction: Arc<Identity>,
+    /// This server has no peers.
+    alone: bool,
+    /// It follows without a vote.
+    observes: bool,
+    record: Record,
     next_tick_ms: u64,
     tick_ms: u64,
     nudge_ms: u64,
@@ -83,8 +105,8 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// `identity`: (boot, server) as in the Node's configuration. `tick_ms`: how often session clocks are looked at.
-    pub fn new(ends: Ends, node: Node, journal: Journal, identity: (u32, u16), tick_ms: u64) -> Pipeline {
-        let Ends { server, commits, ups, downs, disk, background, milestones } = ends;
+    pub fn new(ends: Ends, node: Node, journal: Journal, identity: (u32, u16), tick_ms: u64, role: Role) -> Pipeline {
+        let Ends { server, commits, ups, downs, disk, background, introduction, milestones } = ends;
         // The snapshot is walked by a core that has no pipeline, if there is one.
         let snapshot_core = (0..server.cores.len()).rev().find(|core| *core != server.pipeline).unwrap_or(server.pipeline);
         Pipeline {
@@ -92,7 +114,7 @@ impl Pipeline {
             journal,
             commits,
             ups,
-            lanes: downs.into_iter().map(|ring| Lane { ring, waiting: VecDeque::new() }).collect(),
+            lanes: downs.into_iter().map(Lane::new).collect(),
             disk,
             background,
             milestones,
@@ -102,6 +124,14 @@ impl Pipeline {
             segments: Vec::new(),
             effects: Vec::new(),
             snapshot_core,
+            walking: false,
+            installing: None,
+            peers: None,
+            early: Vec::new(),
+            introduction,
+            alone: role == Role::Alone,
+            observes: role == Role::Observer,
+            record: Record::default(),
             next_tick_ms: 0,
             tick_ms,
             nudge_ms: 0,
@@ -129,6 +159,7 @@ impl Pipeline {
     pub fn order(&mut self, ring: &mut Ring, state: &State, now: Now) {
         self.node.applied(state, now.ms, now.wall_ms);
         self.reclaim();
+        self.take_news(state, now);
         if !self.stopping {
             self.take_requests(state, now);
         }
@@ -138,8 +169,10 @@ impl Pipeline {
         self.node.flush(now.ms);
         self.run_node_effects(ring, now);
         self.keep_space(ring, now);
+        self.keep_standing(now);
         self.hand_down(ring);
         self.nudge(ring, now);
+        self.keep_links(ring, now);
     }
 
     fn take_requests(&mut self, state: &State, now: Now) {
@@ -159,7 +192,10 @@ impl Pipeline {
     }
 
     fn tick(&mut self, state: &State, now: Now) {
-        if now.ms >= self.next_tick_ms && self.begun && !self.stopping {
+        // A server of its own has nobody to keep in step with: its session clocks do.
+        let due = now.ms >= self.next_tick_ms || !self.alone && now.ms >= self.node.deadline_ms();
+        let stopped = self.stopping && self.alone;
+        if due && self.begun && !stopped {
             self.next_tick_ms = now.ms + self.tick_ms;
             self.node.tick(state, now.ms, now.wall_ms);
         }
@@ -183,11 +219,19 @@ impl Pipeline {
             self.run_effects(ring, now);
         }
         self.node.set_space_low(self.journal.space_low());
-        let floor = self.journal.superblock().snapshot.map_or(0, |s| s.position.zxid);
-        let durable = self.journal.durable().zxid;
-        if !self.stopping && durable > floor && self.journal.wants_snapshot() {
+        if self.installing.is_some() {
+            return;
+        }
+        let snapshot = self.journal.superblock().snapshot;
+        self.node.log_kept(self.journal.log_base(), snapshot);
+        // What is committed reaches every core; a follower's log may hold more.
+        let from_zxid = self.journal.durable().zxid.min(self.node.committed());
+        let floor = snapshot.map_or(0, |s| s.position.zxid);
+        if !self.stopping && from_zxid > floor && self.node.serves() && self.journal.wants_snapshot() {
             self.journal.snapshot_started();
-            self.server.cores[self.snapshot_core].post(Mail::Snapshot { from_zxid: durable });
+            self.walking = true;
+            let cluster = self.journal.superblock().cluster;
+            self.server.cores[self.snapshot_core].post(Mail::Snapshot { from_zxid, cluster });
         }
     }
 
@@ -206,7 +250,7 @@ impl Pipeline {
                     self.node.promised(promise, now.ms);
                     self.run_node_effects(ring, now);
                 }
-                Effect::Installed(_) => unreachable!("a server without peers installs no snapshot"),
+                Effect::Installed(pointer) => self.begin_install(pointer),
                 Effect::Fatal(failure) => die(&failure),
             }
         }
@@ -238,106 +282,23 @@ impl Pipeline {
                     self.journal.promise(promise, &mut self.effects);
                     self.run_effects(ring, now);
                 }
-                NodeEffect::Send { .. }
-                | NodeEffect::Disconnect { .. }
-                | NodeEffect::Truncate(_)
-                | NodeEffect::Feed { .. }
-                | NodeEffect::ReadSnapshot { .. }
-                | NodeEffect::WriteSnapshot { .. } => unreachable!("an ensemble of one has no peers"),
-            }
-        }
-    }
-
-    /// Publishes what there is room for. Answers go first: those that were given before a batch belong before its
-    /// transactions, and a core that sees the batch must see them.
-    fn publish_waiting(&mut self, ring: &mut Ring) {
-        self.hand_down(ring);
-        while self.lanes.iter().all(|lane| lane.waiting.is_empty())
-            && let Some(batch) = self.unpublished.pop_front()
-        {
-            if let Err(batch) = self.commits.publish(batch.clone()) {
-                self.unpublished.push_front(batch);
-                return;
-            }
-            self.wake_concerned(ring, &batch);
-        }
-        if self.node.serves() && !self.server.is_serving() {
-            self.server.serving.store(true, Ordering::Release);
-            // The starting thread waits for this unless it has given up.
-            let _ = self.milestones.send(Milestone::Serving);
-        }
-    }
-
-    // ---- other cores
-
-    fn others(&self) -> impl Iterator<Item = (usize, &Core)> {
-        self.server.cores.iter().enumerate().filter(|(core, _)| *core != self.server.pipeline)
-    }
-
-    /// Wakes cores that have a reply to give, or watches, or much to catch up with. The others come by themselves.
-    fn wake_concerned(&self, ring: &mut Ring, batch: &Batch) {
-        if self.server.cores.len() == 1 {
-            return;
-        }
-        let mut origins = [false; SHARDS_MAX + 1];
-        for txn in batch.txns() {
-            if (txn.origin.boot.to_native(), txn.origin.server.to_native()) == self.identity {
-                origins[usize::from(txn.origin.shard.to_native())] = true;
-            }
-        }
-        for (index, core) in self.others() {
-            let late = self.commits.behind(index) > COMMIT_RING_SLOTS as u64 / 2;
-            if origins[index] || late || core.watching.load(Ordering::Relaxed) {
-                core.wake(ring);
-            }
-        }
-    }
-
-    /// Wakes cores that have slept through commits for a while.
-    fn nudge(&mut self, ring: &mut Ring, now: Now) {
-        if now.ms < self.nudge_ms {
-            return;
-        }
-        self.nudge_ms = now.ms + BEHIND_MS;
-        for (index, core) in self.others() {
-            if self.commits.behind(index) > 0 {
-                core.wake(ring);
-            }
-        }
-    }
-
-    /// Moves answers into the rings of their cores.
-    fn hand_down(&mut self, ring: &mut Ring) {
-        for (core, lane) in self.lanes.iter_mut().enumerate() {
-            if lane.waiting.is_empty() {
-                continue;
-            }
-            while let Some(message) = lane.waiting.pop_front() {
-                if let Err(message) = lane.ring.push(message) {
-                    lane.waiting.push_front(message);
-                    break;
+                NodeEffect::Truncate(to) => {
+                    self.journal.truncate(to, &mut self.effects);
+                    self.run_effects(ring, now);
+                }
+                NodeEffect::Send { peer, message } => self.peers().send(peer, message),
+                NodeEffect::Disconnect { peer, why } => self.peers().disconnect(peer, why),
+                NodeEffect::Feed { after, token } => {
+                    self.background.send(Task::Feed { log: self.journal.reader_map(), after, token });
+                }
+                NodeEffect::ReadSnapshot { peer, pointer, offset } => {
+                    self.background.send(Task::ReadSnapshot { peer, pointer, offset });
+                }
+                NodeEffect::WriteSnapshot { pointer, offset, bytes, last } => {
+                    self.store_piece(pointer, offset, bytes, last, now);
                 }
             }
-            lane.ring.publish();
-            if core != self.server.pipeline {
-                self.server.cores[core].wake(ring);
-            }
         }
-    }
-
-    /// Buffers of batches that every core has passed go back to the Node.
-    fn reclaim(&mut self) {
-        let Pipeline { commits, retired, node, .. } = self;
-        commits.reclaim(|batch| retired.push_back(batch));
-        for _ in 0..retired.len() {
-            match Arc::try_unwrap(retired.pop_front().expect("counted")) {
-                Ok(batch) => node.recycle(batch),
-                Err(batch) => retired.push_back(batch),
-            }
-        }
-        // What a slow peer still waits for is freed when it has been sent; others do not wait for that.
-        let late = retired.len().saturating_sub(RETIRED_MAX);
-        retired.drain(..late);
     }
 
     // ---- messages and the wait
@@ -349,22 +310,40 @@ impl Pipeline {
     }
 
     /// A message for the pipeline.
-    pub fn mail(&mut self, ring: &mut Ring, mail: Mail, now: Now) {
+    pub fn mail(&mut self, ring: &mut Ring, mail: PipelineMail, now: Now) {
         match mail {
-            Mail::Begin => {
+            PipelineMail::Begin => {
                 self.begun = true;
                 self.journal.tick(now.ms, &mut self.effects);
             }
-            Mail::JobDone(result) => self.journal.background_done(result, now.ms, &mut self.effects),
-            Mail::SnapshotWritten(result) => self.journal.snapshot_written(result, now.ms, &mut self.effects),
-            Mail::Stop => self.stopping = true,
-            _ => unreachable!("the loop gives other mail to the shard"),
+            PipelineMail::JobDone(result) => self.journal.background_done(result, now.ms, &mut self.effects),
+            PipelineMail::SnapshotWritten(result) => {
+                self.walking = false;
+                self.journal.snapshot_written(result, now.ms, &mut self.effects);
+            }
+            PipelineMail::SnapshotCancelled => {
+                // It may have come to its end before.
+                if std::mem::take(&mut self.walking) {
+                    self.journal.snapshot_cancelled();
+                }
+            }
+            other => self.ensemble_mail(other, now),
         }
         self.run_effects(ring, now);
+        self.run_node_effects(ring, now);
     }
 
-    /// Whether requests wait in the rings.
+    /// Nothing new is taken any more.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+        self.node.leave();
+    }
+
+    /// Whether requests wait in the rings, or news of peers.
     pub fn has_news(&self) -> bool {
+        if self.peers.as_ref().is_some_and(Peers::has_news) {
+            return true;
+        }
         !self.stopping && self.node.admits() && self.unpublished.is_empty() && self.ups.iter().any(ByteConsumer::has_news)
     }
 
@@ -377,17 +356,20 @@ impl Pipeline {
         let journal = self.journal.deadline_ms().map(|ms| if ms > now.ms { ms } else { now.ms + BEHIND_MS });
         // Until every core has its State there is nothing to look at; a message says when.
         let tick_ms = if self.begun { self.next_tick_ms } else { now.ms + self.tick_ms };
-        let deadlines = [Some(tick_ms), journal, (self.commits.held() > 0).then_some(self.nudge_ms)];
+        let node = (!self.alone && self.begun).then(|| self.node.deadline_ms());
+        let node = node.map(|ms| if ms > now.ms { ms } else { now.ms + BEHIND_MS });
+        let links = self.peers.as_ref().map(|peers| peers.deadline_ms().max(now.ms + 1));
+        let deadlines = [Some(tick_ms), journal, node, links, (self.commits.held() > 0).then_some(self.nudge_ms)];
         let first = deadlines.into_iter().flatten().min().expect("the tick is always due some time");
         first.saturating_sub(now.ms)
     }
 
-    /// While stopping: says so once when everything proposed is committed and the log says that it was durable.
+    /// While stopping: says so once when a leader has committed what it proposed and said farewell, and the log says that
+    /// everything was durable.
     pub fn settle(&mut self) {
         let written = self.journal.ready() && self.journal.durable() == self.journal.appended();
         let quiet = self.journal.deadline_ms().is_none() || self.journal.space_low();
-        let proposed = self.node.is_settled();
-        if self.stopping && !self.settled && written && quiet && proposed && self.unpublished.is_empty() {
+        if self.stopping && !self.settled && written && quiet && self.node.has_left() && self.unpublished.is_empty() {
             self.settled = true;
             // The stopping thread may have given up.
             let _ = self.milestones.send(Milestone::Settled);
@@ -396,7 +378,7 @@ impl Pipeline {
 }
 
 /// A failed disk: nothing that depends on it may be said any more, not even a farewell to clients.
-fn die(failure: &Failure) -> ! {
+pub fn die(failure: &dyn Display) -> ! {
     eprintln!("falconer: {failure}. The process ends; nothing acknowledged is lost if the disk keeps what it has confirmed");
     std::process::exit(EXIT_DISK_FAILED)
 }
