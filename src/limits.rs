@@ -89,9 +89,6 @@ pub const PEER_READ_AHEAD_BYTES: usize = 16 << 10;
 pub const PEER_HANDSHAKES_MAX: usize = 64;
 /// Of these from one address.
 pub const PEER_HANDSHAKES_PER_ADDRESS_MAX: usize = 8;
-/// The secret that all servers of an ensemble share, white space around it not counted.
-pub const PEER_SECRET_BYTES_MIN: usize = 16;
-pub const PEER_SECRET_BYTES_MAX: usize = 4096;
 
 const _: () = assert!(FRAME_BYTES_MAX < FRAME_BYTES_CEILING);
 // A peer's window, one batch beyond it, what it is fed and what was forwarded to it fit its queue.

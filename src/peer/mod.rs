@@ -20,4 +20,4 @@ pub use handshake::{Established, HANDSHAKE_BYTES_MAX, Handshake, Introduction};
 pub use receive::{BadFrame, Frame, Receiver, Room};
 pub use refusal::{Refusal, Told};
 pub use seal::{MAC_BYTES, PING, Seal, SessionKeys, frame_around};
-pub use secret::{BadSecret, Secret};
+pub use secret::Secret;

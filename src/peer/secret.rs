@@ -1,18 +1,5 @@
 //! What all servers of an ensemble know and nobody else does. Only a key derived from it is kept, and that is never shown.
-//! Refuses secrets that can be guessed by their length alone.
-
-use crate::limits::{PEER_SECRET_BYTES_MAX, PEER_SECRET_BYTES_MIN};
-
-/// Why a text is no secret.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum BadSecret {
-    #[error(
-        "a secret of {0} bytes can be guessed: it takes at least {PEER_SECRET_BYTES_MIN}, better 32 random ones (`openssl rand -hex 32`)"
-    )]
-    Short(usize),
-    #[error("a secret of {0} bytes: at most {PEER_SECRET_BYTES_MAX} are taken, is this the right file?")]
-    Long(usize),
-}
+//! Refuses to judge a secret: the configuration does not take one that can be guessed.
 
 /// The key by which servers prove that they know the secret. Has no `Debug`, so that no log shows it.
 #[derive(Clone)]
@@ -22,14 +9,8 @@ pub struct Secret {
 }
 
 impl Secret {
-    /// From the text of a file. White space around it does not count: editors add some.
-    pub fn new(text: &[u8]) -> Result<Secret, BadSecret> {
-        let text = text.trim_ascii();
-        match text.len() {
-            short if short < PEER_SECRET_BYTES_MIN => Err(BadSecret::Short(short)),
-            long if long > PEER_SECRET_BYTES_MAX => Err(BadSecret::Long(long)),
-            _ => Ok(Secret { key: blake3::derive_key("falconer peer link 1: the shared secret", text), shared: true }),
-        }
+    pub fn new(text: &[u8]) -> Secret {
+        Secret { key: blake3::derive_key("falconer peer link 1: the shared secret", text), shared: true }
     }
 
     /// For servers that share a machine: everybody knows it, so what it seals is only safe from accidents.
@@ -62,18 +43,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn white_space_around_a_secret_does_not_count_and_everything_else_does() {
-        let proof = |text: &str| Secret::new(text.as_bytes()).unwrap().prove("a", &[0; 32]);
-        assert_eq!(proof("0123456789abcdef"), proof("\n 0123456789abcdef\r\n"));
-        assert_ne!(proof("0123456789abcdef"), proof("0123456789abcdeF"));
+    fn every_byte_of_a_secret_counts_and_none_is_not_an_empty_one() {
+        let proof = |secret: Secret| secret.prove("a", &[0; 32]);
+        assert_eq!(proof(Secret::new(b"one")), proof(Secret::new(b"one")));
+        assert_ne!(proof(Secret::new(b"one")), proof(Secret::new(b"one ")));
+        assert_ne!(proof(Secret::new(b"")), proof(Secret::none()));
         assert_ne!(Secret::none().prove("a", &[0; 32]), Secret::none().prove("b", &[0; 32]));
-        assert!(!Secret::none().is_shared());
-    }
-
-    #[test]
-    fn secrets_that_are_none_are_refused() {
-        assert_eq!(Secret::new(b"short\n\n\n\n\n\n\n\n\n\n\n\n\n\n").err(), Some(BadSecret::Short(5)));
-        assert_eq!(Secret::new(&[b'x'; 5000]).err(), Some(BadSecret::Long(5000)));
-        assert_eq!(Secret::new(b"").err(), Some(BadSecret::Short(0)));
+        assert!(Secret::new(b"one").is_shared() && !Secret::none().is_shared());
     }
 }

@@ -13,7 +13,7 @@ fn us(server: u16) -> Introduction {
 }
 
 fn secret() -> Secret {
-    Secret::new(b"a secret of some length").unwrap()
+    Secret::new(b"a secret of some length")
 }
 
 /// One side of a connection, and what it has come to.
@@ -85,7 +85,7 @@ fn two_servers_get_to_know_each_other() {
 fn every_refusal_is_told_apart_and_told_to_the_other_side() {
     let by_peer = |told| Some(Err(Refusal::ByPeer(told)));
     let stray = Introduction { cluster: 5, ..us(2) };
-    let wrong = Secret::new(b"another secret of some length").unwrap();
+    let wrong = Secret::new(b"another secret of some length");
     let cases = [
         (shake(us(9), 1, secret(), us(1), secret()), Refusal::Unknown(9), Told::Unknown),
         (shake(us(1), 1, secret(), us(1), secret()), Refusal::Mine(1), Told::Mine),

@@ -16,13 +16,12 @@ mod listen;
 mod shake;
 
 use super::listener::{ListenError, Listener};
-use crate::peer::{BadSecret, Introduction, Secret, SessionKeys};
+use crate::peer::{Introduction, Secret, SessionKeys};
 use complaints::Complaints;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -74,21 +73,6 @@ pub enum LinksError {
     NoSecret(SocketAddr),
     #[error("a thread for links between servers cannot be started: {0}")]
     Thread(io::Error),
-}
-
-/// Why a file holds no secret.
-#[derive(Debug, thiserror::Error)]
-pub enum SecretError {
-    #[error("peerSecretFile {0}: {1}")]
-    Unreadable(PathBuf, io::Error),
-    #[error("peerSecretFile {0}: {1}")]
-    Bad(PathBuf, BadSecret),
-}
-
-/// Reads the secret that all servers of an ensemble share.
-pub fn read_secret(path: &Path) -> Result<Secret, SecretError> {
-    let text = std::fs::read(path).map_err(|error| SecretError::Unreadable(path.into(), error))?;
-    Secret::new(&text).map_err(|bad| SecretError::Bad(path.into(), bad))
 }
 
 /// What handshakes say of this server. It changes when the server takes on a cluster, or its first history is durable.

@@ -19,7 +19,7 @@ use super::sys;
 use crate::config::Config;
 use crate::limits::{COMMIT_RING_SLOTS, DOWN_RING_SLOTS, SEGMENT_BYTES, SHARDS_MAX, SUBMIT_RING_BYTES};
 use crate::log::recovery::{self, Format, Recovered, RecoveryError};
-use crate::peer::{BadSecret, Secret};
+use crate::peer::Secret;
 use crate::tree::snapshot::BadSnapshot;
 use glommio::ExecutorJoinHandle;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -45,8 +45,6 @@ pub enum StartError {
     Listen(#[from] ListenError),
     #[error("{0}")]
     Links(#[from] LinksError),
-    #[error("the secret of the ensemble: {0}")]
-    Secret(#[from] BadSecret),
     #[error("{host}, where the list of servers says that this one listens for the others: {error}")]
     Resolve { host: String, error: io::Error },
     #[error("{directory} belongs to server {found}, and this is server {id}: each server needs a directory of its own")]
@@ -299,7 +297,7 @@ fn links_config(config: &Config) -> Result<Option<LinksConfig>, StartError> {
         incarnation: random()?,
         listen,
         peers: peers.collect(),
-        secret: ensemble.secret.as_ref().map(|secret| Secret::new(secret.bytes())).transpose()?,
+        secret: ensemble.secret.as_ref().map(|secret| Secret::new(secret.bytes())),
         silence_ms: config.replication.election_timeout_ms * SILENT_TIMEOUTS,
     }))
 }

@@ -15,7 +15,7 @@ struct Server {
 }
 
 fn secret(text: &str) -> Option<Secret> {
-    Some(Secret::new(text.as_bytes()).unwrap())
+    Some(Secret::new(text.as_bytes()))
 }
 
 fn config(server: u16, peers: &[(u16, u16)], secret: Option<Secret>) -> LinksConfig {
@@ -190,17 +190,4 @@ fn without_a_secret_only_this_machine_is_talked_to() {
     taken.listen = listener.local_addr().unwrap();
     let refused = Links::start(taken, Arc::new(Identity::new(0, false)), |_| {}).err().unwrap().to_string();
     assert!(refused.contains("is taken"), "{refused}");
-}
-
-#[test]
-fn a_secret_comes_from_a_file() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("secret");
-    let text = |result: Result<Secret, SecretError>| result.err().unwrap().to_string();
-    assert!(text(read_secret(&path)).contains("No such file"));
-    std::fs::write(&path, "short\n").unwrap();
-    let error = text(read_secret(&path));
-    assert!(error.contains(path.to_str().unwrap()) && error.contains("at least 16"), "{error}");
-    std::fs::write(&path, "0123456789abcdef0123456789abcdef\n").unwrap();
-    assert!(read_secret(&path).unwrap().is_shared());
 }
