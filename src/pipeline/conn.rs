@@ -185,7 +185,7 @@ impl Conn {
             paused: false,
             stalled: false,
             touched: false,
-            barrier_turn: 0,
+            barrier_turn: u64::MAX,
             figures: ConnFigures::default(),
             input: Vec::new(),
             held: VecDeque::new(),

@@ -23,6 +23,7 @@ mod agreement;
 mod bounds;
 mod epochs;
 mod extension;
+mod leaderless;
 mod scripts;
 mod session_traps;
 mod traps;

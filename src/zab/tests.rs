@@ -210,6 +210,22 @@ fn a_leader_without_a_quorum_gives_up_and_its_successor_takes_the_next_epoch() {
 }
 
 #[test]
+fn a_leader_that_leaves_is_succeeded_before_it_is_missed() {
+    let mut net = Net::new(3, 0, |_| Start::fresh(7));
+    net.wait(500);
+    let (old, epoch) = net.leader().unwrap();
+    let now_ms = net.now_ms;
+    net.zab(old).step_down(now_ms);
+    net.wait(100);
+    let (new, later) = net.leader().expect("well within an election timeout");
+    assert!(new != old && later > epoch);
+    net.wait(1000);
+    assert_eq!(net.leader(), Some((new, later)));
+    assert_eq!(net.servers[&old].changes.last(), Some(&Change::Follow { epoch: later, leader: new }));
+    assert!(net.zab(new).learners().iter().all(|l| l.synced && l.counts && l.behind_txns == 0));
+}
+
+#[test]
 fn a_vote_is_given_once_and_survives() {
     let mut net = Net::new(3, 0, |_| Start::fresh(7));
     let call = |epoch| Message::NewEpoch { epoch, term: Term::Vote, cluster: 7, last: Position::default() };
