@@ -64,6 +64,9 @@ pub struct Compare {
     /// How often each service is loaded.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rounds: u32,
+    /// Write a page with the latency spectrum of every service and the throughput of every round to a file.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     #[command(flatten)]
     pub target: Target,
     #[command(flatten)]
@@ -79,6 +82,12 @@ pub struct Target {
     /// A server process whose CPU time and memory to report; repeat for several.
     #[arg(long = "server-pid", value_name = "PID")]
     pub server_pids: Vec<u32>,
+    /// HOST:PORT of a server's /metrics page, whose numbers to report beside those of mntr; repeat for several.
+    #[arg(long, value_name = "HOST:PORT", value_parser = resolve)]
+    pub metrics: Vec<SocketAddr>,
+    /// A directory on the server's disk: time durable writes there for two seconds before the load, and report them.
+    #[arg(long, value_name = "DIR")]
+    pub disk: Option<PathBuf>,
     /// The node below which everything happens.
     #[arg(long, default_value = "/falconer-loadgen", value_parser = root)]
     pub root: String,
@@ -231,7 +240,7 @@ impl Load {
         }
         spec.validate()?;
         match self.threads <= spec.connections {
-            true => Ok(()),
+            true => spec.validate_watches(self.threads),
             false => Err(format!("{} threads for {} connections: a thread needs one at least", self.threads, spec.connections)),
         }
     }

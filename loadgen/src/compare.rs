@@ -2,6 +2,7 @@
 //! Refuses to print a ratio without its spread.
 
 use crate::report::{Report, si, us_text};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::SocketAddr;
 
@@ -71,6 +72,28 @@ pub fn table(sides: &[SideReports]) -> String {
     markdown(&rows)
 }
 
+/// A Markdown table: how the operations of each side, of all rounds together, are spread over latencies.
+pub fn distribution(sides: &[SideReports]) -> String {
+    let of_side = |side: &SideReports| {
+        let mut bars: BTreeMap<u64, u64> = BTreeMap::new();
+        // Powers of two of a microsecond, some below 1.
+        let all = side.reports.iter().flat_map(|report| &report.bars);
+        all.for_each(|(upper_us, count)| *bars.entry((upper_us * 1000.0) as u64).or_default() += count);
+        bars
+    };
+    let bars: Vec<BTreeMap<u64, u64>> = sides.iter().map(of_side).collect();
+    let mut rows = vec![[vec!["latency".to_string()], sides.iter().map(|side| side.name.clone()).collect()].concat()];
+    for upper_ns in bars.iter().flat_map(BTreeMap::keys).collect::<BTreeSet<_>>() {
+        let share = |bars: &BTreeMap<u64, u64>| {
+            let (count, total) = (bars.get(upper_ns).copied().unwrap_or(0), bars.values().sum::<u64>());
+            let percent = 100.0 * count as f64 / total.max(1) as f64;
+            format!("{percent:6.2} % {}", "#".repeat((percent / 4.0).round() as usize))
+        };
+        rows.push([vec![format!("up to {}", us_text(*upper_ns as f64 / 1000.0))], bars.iter().map(share).collect()].concat());
+    }
+    markdown(&rows)
+}
+
 /// A Markdown table with aligned columns; the first row is the heading.
 pub fn markdown(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
@@ -111,6 +134,16 @@ mod tests {
         };
         let table = table(&[side("A", [100.0, 200.0, 400.0]), side("B", [200.0, 600.0, 800.0])]);
         assert!(table.contains("B / A") && table.contains("200 (100 to 400)") && table.contains("2.00x (2.00 to 3.00)"), "{table}");
+    }
+
+    #[test]
+    fn the_distribution_adds_up_rounds() {
+        let report = |bars: &[(f64, u64)]| Report { bars: bars.to_vec(), ..Report::default() };
+        let side = |name: &str, reports| SideReports { name: name.into(), reports };
+        let a = side("A", vec![report(&[(0.5, 1), (64.0, 2)]), report(&[(64.0, 1)])]);
+        let table = distribution(&[a, side("B", vec![report(&[(64.0, 5)])])]);
+        assert_eq!(table.lines().count(), 4, "{table}");
+        assert!(table.contains("25.00 %") && table.contains("75.00 %") && table.contains("100.00 %"), "{table}");
     }
 
     #[test]

@@ -172,7 +172,7 @@ impl Crew {
         if beside.interrupted.load(Ordering::Relaxed) {
             return Err(RunError::Interrupted);
         }
-        let start = beside.watched.look()?;
+        let start = beside.watched.look_closely()?;
         let length = if let Until::Elapsed(duration) = phases.until { Some(duration.as_nanos() as u64) } else { None };
         self.shared.begin(now_ns(), length);
         let mut actions = Actions::new(beside.actions);
@@ -182,8 +182,10 @@ impl Crew {
         };
         self.wait("the measured phase", wait, &mut actions, beside)?;
         // The look comes first: workers that have drained are gone, and their CPU time with them.
-        let after = beside.watched.look()?;
+        let mut after = beside.watched.look()?;
         let (from_ns, to_ns) = self.shared.end(now_ns());
+        // Asking takes a while; it is not part of what is measured.
+        after.figures = beside.watched.look_closely()?.figures;
         let (stall_from_ns, stall_ns) = self.shared.longest_stall();
         Ok(Measured {
             tally: Tally::new(self.servers),

@@ -2,6 +2,8 @@
 //! without remembering what was sent. Refuses nothing and knows nothing of replies.
 
 use serde::Deserialize;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// Key and version stand in front of the filler.
 const HEAD_BYTES: usize = 12;
@@ -23,12 +25,13 @@ pub enum Sizes {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WeightedSize {
+    #[serde(alias = "count")]
     pub size: u32,
     pub weight: u32,
 }
 
 impl Sizes {
-    fn max(&self) -> usize {
+    pub fn max(&self) -> usize {
         let max = match self {
             Sizes::Fixed(size) => *size,
             Sizes::Between([_, last]) => *last,
@@ -38,7 +41,7 @@ impl Sizes {
     }
 
     fn of(&self, key: u32, version: i32) -> usize {
-        let drawn = || Dice::new((u64::from(key) << 32) | u64::from(version as u32)).next();
+        let drawn = || Dice::new((u64::from(key) << 32) | u64::from(version as u32)).draw();
         let size = match self {
             Sizes::Fixed(size) => *size,
             Sizes::Between([first, last]) => first + ((u64::from(drawn()) * u64::from(last - first + 1)) >> 32) as u32,
@@ -90,7 +93,7 @@ pub struct Content {
 impl Content {
     pub fn new(sizes: Sizes) -> Content {
         let mut dice = Dice::new(0x5eed);
-        let filler = (0..sizes.max() + STARTS as usize).map(|_| dice.next() as u8).collect();
+        let filler = (0..sizes.max() + STARTS as usize).map(|_| dice.draw() as u8).collect();
         Content { sizes, filler }
     }
 
@@ -137,7 +140,8 @@ impl Content {
 fn push_decimal(out: &mut String, mut value: u64, width: usize) {
     let mut digits = [b'0'; 20];
     let mut start = digits.len();
-    while value > 0 || digits.len() - start < width {
+    (digits.len()..width).for_each(|_| out.push('0'));
+    while value > 0 || digits.len() - start < width.min(digits.len()) {
         start -= 1;
         digits[start] = b'0' + (value % 10) as u8;
         value /= 10;
@@ -145,13 +149,61 @@ fn push_decimal(out: &mut String, mut value: u64, width: usize) {
     digits[start..].iter().for_each(|&digit| out.push(digit as char));
 }
 
+/// How keys are spread over directories: the first key of each directory, and their number at the end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Directories {
+    /// So many keys in each.
+    Even(u32),
+    Uneven(Arc<[u32]>),
+}
+
+impl Directories {
+    /// Directories for `keys` keys, each with as many as the distribution draws for it, at least one.
+    pub fn new(counts: &Sizes, keys: u32) -> Directories {
+        if let Sizes::Fixed(count) = counts {
+            return Directories::Even((*count).max(1));
+        }
+        let mut starts = vec![0];
+        while let Some(&start) = starts.last().filter(|start| **start < keys) {
+            let count = counts.of(starts.len() as u32, 0).max(1) as u32;
+            starts.push(start.saturating_add(count).min(keys));
+        }
+        Directories::Uneven(starts.into())
+    }
+
+    /// The directory of a key.
+    fn of(&self, key: u32) -> u32 {
+        match self {
+            Directories::Even(count) => key / count,
+            Directories::Uneven(starts) => starts.partition_point(|start| *start <= key).saturating_sub(1) as u32,
+        }
+    }
+
+    /// The keys of a directory, of `keys` in all.
+    pub fn keys(&self, directory: u32, keys: u32) -> Range<u32> {
+        match self {
+            Directories::Even(count) => directory * count..keys.min((directory + 1).saturating_mul(*count)),
+            Directories::Uneven(starts) => starts[directory as usize]..starts[directory as usize + 1],
+        }
+    }
+
+    /// How many directories hold `keys` keys.
+    pub fn count(&self, keys: u32) -> u32 {
+        match self {
+            Directories::Even(count) => keys.div_ceil(*count),
+            Directories::Uneven(starts) => starts.len() as u32 - 1,
+        }
+    }
+}
+
 /// The names of all nodes of a run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Paths {
     /// The node under which everything happens.
     pub root: String,
-    /// Children of one directory of the key tree.
-    pub keys_per_dir: u32,
+    pub directories: Directories,
+    /// How long the names of keys and of connections' own nodes are; shorter ones than a number needs are as long as it.
+    pub names: Sizes,
 }
 
 impl Paths {
@@ -162,9 +214,9 @@ impl Paths {
 
     /// Replaces `out` with the path of `key`.
     pub fn key(&self, out: &mut String, key: u32) {
-        self.dir(out, key / self.keys_per_dir);
+        self.dir(out, self.directories.of(key));
         out.push_str("/k");
-        push_decimal(out, u64::from(key), 7);
+        push_decimal(out, u64::from(key), self.digits(key, 7));
     }
 
     /// Replaces `out` with the directory in which connection `number` creates nodes.
@@ -176,7 +228,12 @@ impl Paths {
     pub fn own(&self, out: &mut String, number: u32, sequence: u32) {
         self.own_dir(out, number);
         out.push_str("/n");
-        push_decimal(out, u64::from(sequence), 8);
+        push_decimal(out, u64::from(sequence), self.digits(number ^ sequence, 8));
+    }
+
+    /// Digits of a name that has one letter in front of them: zeros make it longer.
+    fn digits(&self, number: u32, least: usize) -> usize {
+        self.names.of(number, 0).saturating_sub(1).max(least)
     }
 
     /// Replaces `out` with the `number`-th place where sequential nodes are made.
@@ -200,7 +257,7 @@ impl Dice {
         Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn next(&mut self) -> u32 {
+    pub fn draw(&mut self) -> u32 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -209,12 +266,12 @@ impl Dice {
 
     /// A number in (0, 1], for logarithms.
     pub fn unit(&mut self) -> f64 {
-        (f64::from(self.next()) + 1.0) / (f64::from(u32::MAX) + 1.0)
+        (f64::from(self.draw()) + 1.0) / (f64::from(u32::MAX) + 1.0)
     }
 
     /// A number below `end`, which is not 0.
     pub fn below(&mut self, end: u32) -> u32 {
-        ((u64::from(self.next()) * u64::from(end)) >> 32) as u32
+        ((u64::from(self.draw()) * u64::from(end)) >> 32) as u32
     }
 }
 
@@ -260,11 +317,29 @@ mod tests {
     #[test]
     fn paths_follow_from_numbers() {
         let mut path = String::new();
-        let paths = Paths { root: "/falconer-loadgen".into(), keys_per_dir: 1000 };
+        let mut paths = Paths { root: "/falconer-loadgen".into(), directories: Directories::Even(1000), names: Sizes::Fixed(0) };
         paths.key(&mut path, 12_345);
         assert_eq!(path, "/falconer-loadgen/d0012/k0012345");
         paths.own(&mut path, 7, 123_456_789);
         assert_eq!(path, "/falconer-loadgen/c0007/n123456789");
+        paths.names = Sizes::Fixed(30);
+        paths.own(&mut path, 7, 12);
+        assert_eq!(path, "/falconer-loadgen/c0007/n00000000000000000000000000012");
+    }
+
+    #[test]
+    fn directories_hold_every_key_once() {
+        for counts in [Sizes::Fixed(7), Sizes::Between([1, 9]), Sizes::OneOf(vec![WeightedSize { size: 0, weight: 1 }])] {
+            let directories = Directories::new(&counts, 100);
+            let mut next = 0;
+            for directory in 0..directories.count(100) {
+                let keys = directories.keys(directory, 100);
+                assert!(keys.start == next && keys.end > next, "{counts}: {keys:?}");
+                assert!(keys.clone().all(|key| directories.of(key) == directory));
+                next = keys.end;
+            }
+            assert_eq!(next, 100);
+        }
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl WorkerError {
             Cause::Session(Broken::LostReply { .. }) => Some(Miss::LostReply),
             Cause::Session(Broken::Length(_) | Broken::Record(_)) => Some(Miss::Malformed),
             Cause::Session(Broken::ClosedByServer { .. } | Broken::Silent(_) | Broken::Expired) => Some(Miss::Connection),
-            Cause::Session(Broken::Refused | Broken::NoHandshake { .. }) => None,
+            Cause::Session(Broken::Refused | Broken::NoHandshake { .. } | Broken::AuthRefused(_)) => None,
             Cause::Socket(_) => open.then_some(Miss::Connection),
         }
     }

@@ -11,14 +11,15 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod actions;
 mod args;
 mod clock;
 mod compare;
 mod conductor;
-mod content;
 mod control;
 mod failure;
+mod figures;
 mod frames;
 mod gates;
 mod knee;
@@ -38,6 +39,7 @@ mod workload;
 use args::{Arguments, Command, Output, Run};
 use clap::Parser;
 use compare::SideReports;
+use falconer_loadgen::content;
 use gates::Gates;
 use live::Live;
 use pace::{Schedule, Step};
@@ -145,7 +147,7 @@ fn run(options: &Run, interrupted: &AtomicBool) -> Result<Report, PlanError> {
     let (name, spec) = spec_of(options.workload.as_deref().unwrap_or("mixed"), load)?;
     let actions = load.actions().map_err(PlanError::Refused)?;
     let mut live = Live::new(!options.output.quiet && !options.output.json);
-    let plan = Plan { target: &options.target, spec: &spec, load, schedule: load.schedule(), actions: &actions };
+    let plan = Plan { target: &options.target, spec: &spec, load, schedule: load.schedule(), actions: &actions, talkative: Vec::new() };
     if let Some(gates) = &load.find_max {
         return find_max(&name, plan, gates, &mut live, interrupted);
     }
@@ -171,7 +173,12 @@ fn find_max(name: &str, plan: Plan<'_>, gates: &Gates, live: &mut Live, interrup
 fn compare(options: &args::Compare, interrupted: &AtomicBool) -> ExitCode {
     match compare_sides(options, interrupted) {
         Ok(sides) => {
-            print!("{}", compare::table(&sides));
+            print!("{}\n{}", compare::table(&sides), compare::distribution(&sides));
+            if let Some(path) = &options.html
+                && let Err(error) = std::fs::write(path, report::compare_html(&sides))
+            {
+                return failed(&PlanError::Refused(format!("{}: {error}", path.display())));
+            }
             let all = || sides.iter().flat_map(|side| &side.reports);
             let invalid = all().filter(|report| !report.generator.invalid.is_empty()).count();
             if invalid > 0 {
@@ -195,7 +202,7 @@ fn compare_sides(options: &args::Compare, interrupted: &AtomicBool) -> Result<Ve
             let (servers, server_pids) = (side.servers.clone(), side.pid.into_iter().collect());
             let target = args::Target { servers, server_pids, ..options.target.clone() };
             let schedule = options.load.schedule();
-            let plan = Plan { target: &target, spec: &spec, load: &options.load, schedule, actions: &[] };
+            let plan = Plan { target: &target, spec: &spec, load: &options.load, schedule, actions: &[], talkative: Vec::new() };
             let report = run_once(&name, &plan, &mut live, interrupted)?;
             live.note(&format!("{} {}: {}", side.name, round + 1, report::one_line(&report)));
             reports.reports.push(report);
@@ -209,7 +216,8 @@ fn compare_sides(options: &args::Compare, interrupted: &AtomicBool) -> Result<Ve
 
 /// One run and its report.
 fn run_once(name: &str, plan: &Plan<'_>, live: &mut Live, interrupted: &AtomicBool) -> Result<Report, PlanError> {
-    let header = Header::collect(plan.target, plan.load.seed);
+    let header = Header::collect(plan.target, plan.load.seed).map_err(PlanError::Refused)?;
+    let plan = &Plan { talkative: header.talkative(plan.target), ..plan.clone() };
     let findings = plan.play(&mut Witness { on_row: &mut |row| live.row(row), interrupted })?;
     live.end();
     let extra = if plan.spec.recipe == Recipe::Idle { Extra::Sessions(plan.spec.connections) } else { Extra::None };
@@ -233,7 +241,7 @@ fn title(name: &str, plan: &Plan<'_>, header: &Header) -> String {
 }
 
 fn fill(options: &args::Fill, interrupted: &AtomicBool) -> Result<Report, PlanError> {
-    let header = Header::collect(&options.target, 0);
+    let header = Header::collect(&options.target, 0).map_err(PlanError::Refused)?;
     let mut live = Live::new(!options.output.quiet && !options.output.json);
     let measured = plan::fill(options, &mut Witness { on_row: &mut |row| live.row(row), interrupted })?;
     live.end();

@@ -1,10 +1,11 @@
 //! One measured run from an empty root to an empty root: prepares the tree, loads, looks whether everything is there,
 //! tidies. Works only below one root node, and refuses to start where that already holds something.
 
+use crate::access::Access;
 use crate::actions::{Action, judge_recovery};
 use crate::args::{Fill as FillArgs, Load, Target};
 use crate::conductor::{Beside, Measured, Phases, Row, RunError, Until, run};
-use crate::content::{Paths, Sizes};
+use crate::content::{Directories, Paths, Sizes};
 use crate::control::{Control, ControlError};
 use crate::pace::Schedule;
 use crate::process::Watched;
@@ -12,6 +13,8 @@ use crate::spec::{Recipe, Spec};
 use crate::tally::{Miss, Violation};
 use crate::worker::Settings;
 use crate::workload::{Fill, Holders, Idle, Lock, Mix, MixPlan, Queue, Registry, Storm, Sweep, Workload};
+use falconer::runtime::raise_open_files;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32};
@@ -51,6 +54,8 @@ pub struct Plan<'a> {
     pub load: &'a Load,
     pub schedule: Option<Schedule>,
     pub actions: &'a [Action],
+    /// Servers that answer when they are asked for their numbers.
+    pub talkative: Vec<SocketAddr>,
 }
 
 /// What a run has found.
@@ -122,19 +127,45 @@ fn surrounding(target: &Target, (part, parts): (u32, u32), connections: u32, out
         part: (part, parts),
         seed: 0,
         spin: false,
+        auth: None,
+    }
+}
+
+/// Files that are open besides connections: standard streams, the poll of each thread, what is read from /proc.
+const OTHER_FILES: u64 = 30;
+
+/// Raises the limit of open files as far as it goes, and refuses connections that do not fit.
+fn make_room(connections: u32, threads: u32) -> Result<(), PlanError> {
+    let (limit, others) = (raise_open_files(), OTHER_FILES + 3 * u64::from(threads));
+    match u64::from(connections) + others <= limit {
+        true => Ok(()),
+        false => Err(PlanError::Refused(format!(
+            "{connections} connections: the limit of open files is {limit} and allows {}; raise it with `ulimit -Hn`",
+            limit.saturating_sub(others)
+        ))),
     }
 }
 
 /// Runs something to its end that is not measured.
 fn run_through<W: Workload>(target: &Target, workers: Vec<(Settings, W)>, interrupted: &AtomicBool) -> Result<Measured, RunError> {
     let phases = Phases { warm_up: Duration::ZERO, until: Until::Finished, limit: target.limit };
-    let watched = Watched { servers: Vec::new() };
+    let watched = Watched::default();
     run(workers, phases, &mut Beside { watched: &watched, actions: &[], on_row: &mut |_| {}, interrupted })
 }
 
 impl Plan<'_> {
     fn paths(&self) -> Paths {
-        Paths { root: self.target.root.clone(), keys_per_dir: self.spec.keys_per_directory }
+        let directories = Directories::new(&self.spec.keys_per_directory, self.spec.keys);
+        Paths { root: self.target.root.clone(), directories, names: self.spec.name.clone() }
+    }
+
+    fn access(&self) -> Access {
+        Access::new(&self.spec.acl).expect("the workload was validated")
+    }
+
+    /// As [`surrounding`], with the sessions authenticated as the workload says.
+    fn surrounding(&self, part: (u32, u32), connections: u32, outstanding: u32) -> Settings {
+        Settings { auth: self.spec.auth.clone(), ..surrounding(self.target, part, connections, outstanding) }
     }
 
     fn reconnects(&self) -> bool {
@@ -147,6 +178,7 @@ impl Plan<'_> {
             let text = "--reconnect and --at: only for mixes and idle sessions; the recipes do not survive a lost connection";
             return Err(PlanError::Refused(text.into()));
         }
+        make_room(self.spec.connections, self.load.threads)?;
         prepare(self.target, &self.directories())?;
         let result = self.loaded(witness);
         if !self.load.keep {
@@ -161,7 +193,7 @@ impl Plan<'_> {
 
     fn directories(&self) -> Vec<String> {
         let (names, spec) = (self.paths(), self.spec);
-        let mut all: Vec<String> = paths(0..spec.keys.div_ceil(spec.keys_per_directory), |out, number| names.dir(out, number)).collect();
+        let mut all: Vec<String> = paths(0..names.directories.count(spec.keys), |out, number| names.dir(out, number)).collect();
         if spec.has_own_nodes() {
             all.extend(paths(0..spec.connections, |out, number| names.own_dir(out, number)));
         }
@@ -194,9 +226,9 @@ impl Plan<'_> {
         }
         let parts = self.load.threads;
         let worker = |part| {
-            let settings = surrounding(self.target, (part, parts), PIPELINED.0.max(parts), PIPELINED.1);
+            let settings = self.surrounding((part, parts), PIPELINED.0.max(parts), PIPELINED.1);
             let (keys, numbers) = (share(spec.keys, part, parts), share(spec.connections, part, parts));
-            (settings, Fill::new(self.paths(), spec.size.clone(), keys, numbers, spec.population))
+            (settings, Fill::new(self.paths(), spec.size.clone(), keys, numbers, spec.population).with_access(self.access()))
         };
         let filled = run_through(self.target, (0..parts).map(worker).collect(), interrupted)?;
         match filled.tally.examples.first() {
@@ -238,6 +270,8 @@ impl Plan<'_> {
             population: self.spec.population,
             operations: self.spec.operation.clone(),
             pick: self.spec.pick,
+            watch: self.spec.watch,
+            access: self.access(),
             one_server: self.target.servers.len() == 1,
             seed: self.load.seed,
         }
@@ -247,7 +281,7 @@ impl Plan<'_> {
         let (load, parts) = (self.load, self.load.threads);
         let connections = self.spec.connections;
         let worker = |part| {
-            let surrounding = surrounding(self.target, (part, parts), connections, self.spec.outstanding);
+            let surrounding = self.surrounding((part, parts), connections, self.spec.outstanding);
             let count = surrounding.connections as u64;
             let settings = Settings {
                 ops_max: load.ops.map(|ops| (ops * count).div_ceil(u64::from(connections))),
@@ -262,7 +296,8 @@ impl Plan<'_> {
             (settings, workload(self, part))
         };
         let until = if load.ops.is_some() { Until::Finished } else { Until::Elapsed(load.duration) };
-        let watched = Watched { servers: self.target.server_pids.clone() };
+        let watched =
+            Watched { servers: self.target.server_pids.clone(), mntr: self.talkative.clone(), pages: self.target.metrics.clone() };
         let phases = Phases { warm_up: load.warmup, until, limit: self.target.limit };
         let Witness { on_row, interrupted } = witness;
         let mut beside = Beside { watched: &watched, actions: self.actions, on_row: *on_row, interrupted };
@@ -284,7 +319,7 @@ impl Plan<'_> {
         let parts = self.load.threads.min(connections);
         let ledgers = ledger.split(parts as usize).into_iter().enumerate();
         let worker = |(part, ledger)| {
-            let settings = surrounding(self.target, (part as u32, parts), connections, PIPELINED.1);
+            let settings = self.surrounding((part as u32, parts), connections, PIPELINED.1);
             (settings, Sweep::new(self.paths(), self.spec.size.clone(), ledger))
         };
         let swept = run_through(self.target, ledgers.map(worker).collect(), interrupted)?;
@@ -295,7 +330,8 @@ impl Plan<'_> {
 
 /// Creates many nodes and leaves them there.
 pub fn fill(options: &FillArgs, witness: &mut Witness<'_>) -> Result<Measured, PlanError> {
-    let names = Paths { root: options.target.root.clone(), keys_per_dir: FILL_PER_DIR };
+    let directories = Directories::Even(FILL_PER_DIR);
+    let names = Paths { root: options.target.root.clone(), directories, names: Sizes::Fixed(0) };
     let directories: Vec<String> = paths(0..options.nodes.div_ceil(FILL_PER_DIR), |out, number| names.dir(out, number)).collect();
     prepare(&options.target, &directories)?;
     let worker = |part| {
@@ -304,7 +340,7 @@ pub fn fill(options: &FillArgs, witness: &mut Witness<'_>) -> Result<Measured, P
         (settings, Fill::new(names.clone(), Sizes::Fixed(options.size), keys, 0..0, 0))
     };
     let phases = Phases { warm_up: Duration::ZERO, until: Until::Finished, limit: options.target.limit };
-    let watched = Watched { servers: options.target.server_pids.clone() };
+    let watched = Watched { servers: options.target.server_pids.clone(), ..Watched::default() };
     let Witness { on_row, interrupted } = witness;
     let mut beside = Beside { watched: &watched, actions: &[], on_row: *on_row, interrupted };
     Ok(run((0..options.threads).map(worker).collect(), phases, &mut beside)?)
@@ -313,6 +349,14 @@ pub fn fill(options: &FillArgs, witness: &mut Witness<'_>) -> Result<Measured, P
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_connections_than_files_are_refused_before_anything_is_touched() {
+        assert!(make_room(1, 1).is_ok());
+        // No machine has so many, unless there is no limit at all.
+        let refused = make_room(u32::MAX, 1).err().map(|error| error.to_string());
+        assert!(refused.is_none_or(|text| text.contains("allows") && text.contains("ulimit")));
+    }
 
     #[test]
     fn shares_cover_everything_once() {

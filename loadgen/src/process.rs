@@ -2,8 +2,10 @@
 //! resident set. Threads that have ended are missing from that sum; the coarser clock of the whole process shows it.
 //! Refuses to guess: a process that cannot be read is an error.
 
+use crate::figures::{self, Figures};
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 
 /// One step of the whole process's clock (USER_HZ is 100 on every architecture we run on).
 const TICK_NS: u64 = 10_000_000;
@@ -26,6 +28,8 @@ pub struct Sample {
     /// Run time of all threads there ever were, in steps of a tick.
     whole_ns: u64,
     pub rss_bytes: u64,
+    /// Written to disks so far; 0 if that cannot be seen.
+    pub disk_bytes: u64,
 }
 
 impl Sample {
@@ -47,7 +51,7 @@ impl Sample {
         }
         let whole_ns = whole_ns(pid).ok_or_else(|| error("no readable stat in /proc".into()))?;
         let rss_bytes = rss_bytes(pid).ok_or_else(|| error("no readable resident set in /proc".into()))?;
-        Ok(Sample { threads, whole_ns, rss_bytes })
+        Ok(Sample { threads, whole_ns, rss_bytes, disk_bytes: disk_bytes(pid).unwrap_or(0) })
     }
 
     /// CPU time used since an earlier look, ns.
@@ -88,9 +92,18 @@ pub fn thread_run_wait_ns() -> Option<(u64, u64)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// Several server processes together, and this one.
+/// Bytes that a process has had written to disks so far; None if the kernel does not say, or not to us.
+fn disk_bytes(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("write_bytes:")).and_then(first_number)
+}
+
+/// Several server processes together, and this one; and the servers that can be asked for their numbers.
+#[derive(Default)]
 pub struct Watched {
     pub servers: Vec<u32>,
+    pub mntr: Vec<SocketAddr>,
+    pub pages: Vec<SocketAddr>,
 }
 
 /// One look at everything that is watched.
@@ -98,12 +111,22 @@ pub struct Watched {
 pub struct Look {
     servers: Vec<Sample>,
     own: Sample,
+    /// What each server and each page says, by its address; empty unless it was a close look.
+    pub figures: BTreeMap<String, Figures>,
 }
 
 impl Watched {
     pub fn look(&self) -> Result<Look, ProcessError> {
         let servers = self.servers.iter().map(|&pid| Sample::of(pid)).collect::<Result<_, _>>()?;
-        Ok(Look { servers, own: Sample::of(std::process::id())? })
+        Ok(Look { servers, own: Sample::of(std::process::id())?, figures: BTreeMap::new() })
+    }
+
+    /// As [`Watched::look`], with what the servers say of themselves.
+    pub fn look_closely(&self) -> Result<Look, ProcessError> {
+        let of_mntr = self.mntr.iter().map(|server| (server.to_string(), figures::of_mntr(*server)));
+        let of_pages = self.pages.iter().map(|page| (format!("{page}/metrics"), figures::of_page(*page)));
+        let figures = of_mntr.chain(of_pages).filter(|(_, figures)| !figures.is_empty()).collect();
+        Ok(Look { figures, ..self.look()? })
     }
 }
 
@@ -112,6 +135,12 @@ impl Look {
     pub fn server_cpu_ns_since(&self, earlier: &Look) -> Option<u64> {
         let pairs = self.servers.iter().zip(&earlier.servers);
         (!self.servers.is_empty()).then(|| pairs.map(|(now, before)| now.cpu_ns_since(before)).sum())
+    }
+
+    /// Bytes that all servers have written to disks since an earlier look; None if none is watched.
+    pub fn server_disk_bytes_since(&self, earlier: &Look) -> Option<u64> {
+        let pairs = self.servers.iter().zip(&earlier.servers);
+        (!self.servers.is_empty()).then(|| pairs.map(|(now, before)| now.disk_bytes.saturating_sub(before.disk_bytes)).sum())
     }
 
     pub fn own_cpu_ns_since(&self, earlier: &Look) -> u64 {
@@ -130,7 +159,7 @@ mod tests {
 
     #[test]
     fn own_cpu_time_and_memory_are_seen() {
-        let watched = Watched { servers: vec![std::process::id()] };
+        let watched = Watched { servers: vec![std::process::id()], ..Watched::default() };
         let before = watched.look().unwrap();
         let start = std::time::Instant::now();
         let ballast = vec![1u8; 64 << 20];
@@ -144,7 +173,8 @@ mod tests {
 
     #[test]
     fn threads_that_came_and_went_do_not_count_backwards() {
-        let sample = |threads: &[(u32, u64)]| Sample { threads: threads.iter().copied().collect(), whole_ns: 0, rss_bytes: 0 };
+        let sample =
+            |threads: &[(u32, u64)]| Sample { threads: threads.iter().copied().collect(), whole_ns: 0, rss_bytes: 0, disk_bytes: 0 };
         assert_eq!(sample(&[(1, 50), (3, 7)]).cpu_ns_since(&sample(&[(1, 20), (2, 1000)])), 37);
     }
 

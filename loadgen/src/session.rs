@@ -28,6 +28,8 @@ pub enum Broken {
     NoHandshake { waited_ms: u64 },
     #[error("no reply to {0} pings")]
     Silent(u32),
+    #[error("the server refused the session's USER:PASSWORD with error {0}")]
+    AuthRefused(i32),
     #[error("a reply to a ping that was not sent")]
     UnexpectedPing,
     #[error("the server has let the session expire")]
@@ -49,7 +51,7 @@ struct Pending<T> {
     xid: i32,
     since_ns: u64,
     span: Span,
-    /// None for the closing of the session, which nobody waits for.
+    /// None for what nobody waits for: closing the session, and authenticating it.
     what: Option<T>,
 }
 
@@ -173,11 +175,32 @@ impl<T> Session<T> {
     }
 
     fn queue(&mut self, request: &Request<'_>, what: Option<T>, span: Span, now_ns: u64) {
+        let xid = self.next_xid;
+        self.next_xid = if xid == i32::MAX { 1 } else { xid + 1 };
+        self.queue_as(xid, request, what, span, now_ns);
+    }
+
+    fn queue_as(&mut self, xid: i32, request: &Request<'_>, what: Option<T>, span: Span, now_ns: u64) {
         assert_eq!(self.stage, Stage::Open);
-        request.encode_frame(self.next_xid, &mut self.output);
-        self.pending.push_back(Pending { xid: self.next_xid, since_ns: now_ns, span, what });
-        self.next_xid = if self.next_xid == i32::MAX { 1 } else { self.next_xid + 1 };
+        request.encode_frame(xid, &mut self.output);
+        self.pending.push_back(Pending { xid, since_ns: now_ns, span, what });
         self.last_sent_ns = now_ns;
+    }
+
+    /// Queues a setWatches, which has an id of its own. The session must have been taken up again just now.
+    pub fn set_watches(&mut self, request: &Request<'_>, what: T, span: Span, now_ns: u64) {
+        self.queue_as(xid::SET_WATCHES, request, Some(what), span, now_ns);
+    }
+
+    /// Shows USER:PASSWORD to the server. Right after the session was opened: servers answer this out of turn.
+    pub fn authenticate(&mut self, user_and_password: &str, now_ns: u64) {
+        let request = Request::Auth { scheme: "digest".into(), credentials: Some(user_and_password.as_bytes()) };
+        self.queue_as(xid::AUTH, &request, None, Span { due_ns: now_ns, begun_ns: now_ns }, now_ns);
+    }
+
+    /// Whether the session was taken up again, rather than opened.
+    pub fn is_resumed(&self) -> bool {
+        self.resuming
     }
 
     /// Asks the server to end the session.
@@ -259,10 +282,13 @@ impl<T> Session<T> {
             return Err(Broken::WrongXid { expected, got: header.xid });
         }
         let before = self.identity.last_zxid;
-        if header.zxid < before {
-            return Err(Broken::ZxidWentBack { before, after: header.zxid });
+        match header {
+            // The answer to authenticating carries no zxid.
+            ReplyHeader { xid: xid::AUTH, err: 0, .. } => {}
+            ReplyHeader { xid: xid::AUTH, err, .. } => return Err(Broken::AuthRefused(err)),
+            ReplyHeader { zxid, .. } if zxid < before => return Err(Broken::ZxidWentBack { before, after: zxid }),
+            ReplyHeader { zxid, .. } => self.identity.last_zxid = zxid,
         }
-        self.identity.last_zxid = header.zxid;
         let first = self.pending.pop_front().expect("its xid was just compared");
         if self.stage == Stage::Closing && self.pending.is_empty() {
             self.stage = Stage::Closed;
@@ -391,6 +417,20 @@ mod tests {
         let mut bytes = Vec::new();
         response::connect(&mut bytes, 0, 0, &[0; 16], Some(false));
         assert_eq!(again.receive(&bytes, |_, _| {}), Err(Broken::Expired));
+    }
+
+    #[test]
+    fn authenticating_has_an_id_of_its_own_and_no_zxid() {
+        let mut session = open();
+        session.send(&get(), 7, SPAN, 5);
+        session.receive(&replies(&[(1, 9)]), |_, _| {}).unwrap();
+        session.authenticate("me:secret", 6);
+        session.receive(&replies(&[(-4, 0)]), |_, _| {}).unwrap();
+        assert_eq!((session.outstanding(), session.last_zxid()), (0, 9));
+        session.authenticate("me:wrong", 6);
+        let mut bytes = Vec::new();
+        response::reply(&mut bytes, -4, 0, -115);
+        assert_eq!(session.receive(&bytes, |_, _| {}), Err(Broken::AuthRefused(-115)));
     }
 
     #[test]

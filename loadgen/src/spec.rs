@@ -1,6 +1,7 @@
 //! Workloads as TOML: the built-in ones, a word each, and those that users write. A spec says what connections do; how
 //! many there are, how long and at what rate are defaults that flags change. Refuses unknown keys and what cannot be run.
 
+use crate::access::{Access, Entry};
 use crate::content::Sizes;
 use crate::tally::Op;
 use serde::Deserialize;
@@ -118,6 +119,32 @@ pub enum Recipe {
     Storm,
 }
 
+/// Watches that each connection of a mix keeps, by kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WatchCounts {
+    /// Keys, one shot, set by reading them.
+    pub data: u32,
+    /// Keys, for good.
+    pub persistent: u32,
+    /// Directories in which another connection creates, one shot, set by listing them.
+    pub child: u32,
+    /// Nodes that another connection is about to create, one shot.
+    pub exist: u32,
+    /// Directories in which another connection creates, and all below them, for good.
+    pub recursive: u32,
+}
+
+impl WatchCounts {
+    fn of_keys(self) -> u32 {
+        self.data + self.persistent
+    }
+
+    fn of_neighbours(self) -> u32 {
+        self.child + self.exist + self.recursive
+    }
+}
+
 /// A workload.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -131,11 +158,18 @@ pub struct Spec {
     pub size: Sizes,
     /// Nodes that exist before the run.
     pub keys: u32,
-    pub keys_per_directory: u32,
+    pub keys_per_directory: Sizes,
+    /// Bytes of the names of keys and created nodes, at least as many as their number needs.
+    pub name: Sizes,
     pub pick: Pick,
     /// Nodes of each connection's own that exist before the run.
     pub population: u32,
     pub operation: Vec<Operation>,
+    pub watch: WatchCounts,
+    /// Of keys and of the nodes that a mix creates; none: open to all.
+    pub acl: Vec<Entry>,
+    /// USER:PASSWORD with which every session authenticates (scheme digest).
+    pub auth: Option<String>,
     /// Locks, or queues.
     pub lines: u32,
     /// Keys that each connection of a registry watches.
@@ -153,10 +187,14 @@ impl Default for Spec {
             outstanding: 20,
             size: Sizes::Fixed(100),
             keys: 0,
-            keys_per_directory: 1000,
+            keys_per_directory: Sizes::Fixed(1000),
+            name: Sizes::Fixed(0),
             pick: Pick::Uniform,
             population: 0,
             operation: Vec::new(),
+            watch: WatchCounts::default(),
+            acl: Vec::new(),
+            auth: None,
             lines: 1,
             watches: 10,
             herd_ms: 0,
@@ -184,6 +222,7 @@ const WORDS: &[(&str, &str)] = words![
     "lock"
     "queue"
     "registry"
+    "watches"
     "storm"
     "restart-herd"
     "idle"
@@ -241,7 +280,14 @@ impl Spec {
         in_range("connections", self.connections, 1, 1_000_000)?;
         in_range("outstanding", self.outstanding, 1, 1_000_000)?;
         in_range("keys", self.keys, 0, 100_000_000)?;
-        in_range("keys-per-directory", self.keys_per_directory, 1, 1_000_000)?;
+        self.keys_per_directory.validate().map_err(|error| format!("keys-per-directory: {error}"))?;
+        in_range("keys-per-directory", self.keys_per_directory.max() as u32, 1, 1_000_000)?;
+        self.name.validate().map_err(|error| format!("name: {error}"))?;
+        in_range("name", self.name.max() as u32, 0, 1000)?;
+        Access::new(&self.acl)?;
+        if self.auth.as_ref().is_some_and(|auth| !auth.contains(':')) {
+            return Err("auth: wanted: USER:PASSWORD".into());
+        }
         in_range("population", self.population, 0, 1_000_000)?;
         in_range("lines", self.lines, 1, 100_000)?;
         in_range("watches", self.watches, 0, 100_000)?;
@@ -260,6 +306,25 @@ impl Spec {
                 Err(format!("{} keys for {} connections: every connection writes keys of its own", self.keys, self.connections))
             }
             Recipe::Idle | Recipe::Lock | Recipe::Queue | Recipe::Registry | Recipe::Storm => Ok(()),
+        }
+    }
+
+    /// Whether each of `threads` has enough keys and connections for its watches: none is told of the same change twice.
+    pub fn validate_watches(&self, threads: u32) -> Result<(), String> {
+        let (watch, keys, connections) = (self.watch, self.keys / threads, self.connections / threads);
+        let creates = |operation: &Operation| matches!(operation.doing, Doing::Create | Doing::Churn | Doing::MultiCreate);
+        match () {
+            () if watch == WatchCounts::default() => Ok(()),
+            () if self.recipe != Recipe::Mix => Err("watch: only for mixes; the recipes set their own".into()),
+            () if watch.of_keys() > keys => Err(format!("watch: {} keys for each connection, and a thread has {keys}", watch.of_keys())),
+            () if watch.of_neighbours() >= connections.max(1) => {
+                let wanted = watch.of_neighbours();
+                Err(format!("watch: {wanted} other connections' directories, and a thread has {connections} connections"))
+            }
+            () if watch.of_neighbours() > 0 && !self.operation.iter().any(|op| creates(op) && !op.sequential) => {
+                Err("watch: child, exist and recursive need an operation that creates (and not sequential ones)".into())
+            }
+            () => Ok(()),
         }
     }
 
@@ -328,6 +393,15 @@ mod tests {
         assert!(refused("keys = 10\n[[operation]]\ndo = 'get'").contains("every connection"));
         assert!(refused("keys = 100\n[[operation]]\ndo = 'get'\nops = [2, 3]").contains("only for multis"));
         assert!(refused("keys = 100\n[[operation]]\ndo = 'get'\nephemeral = true").contains("can be ephemeral"));
+        assert!(refused("acl = [{ perms = 'q', scheme = 'world' }]").contains("cdrwa"));
+        assert!(refused("auth = 'me'").contains("USER:PASSWORD"));
+        assert!(refused("keys-per-directory = 0").contains("keys-per-directory"));
+        let watches = |text: &str, threads| Spec::parse(text).unwrap().validate_watches(threads);
+        let churn = "connections = 4\nkeys = 10\n[watch]\nchild = 2\ndata = 3\n[[operation]]\ndo = 'churn'";
+        assert_eq!(watches(churn, 1), Ok(()));
+        assert!(watches(churn, 2).unwrap_err().contains("2 connections") && watches(churn, 4).unwrap_err().contains("3 keys"));
+        assert!(watches("keys = 100\n[watch]\nchild = 1\n[[operation]]\ndo = 'get'", 1).unwrap_err().contains("creates"));
+        assert!(watches("recipe = 'idle'\n[watch]\ndata = 1", 1).unwrap_err().contains("only for mixes"));
         assert!(refused("size = [9, 8]\n[[operation]]\ndo = 'create'").contains("size"));
         assert!(refused("pick = { zipf = 1.0 }\n[[operation]]\ndo = 'create'").contains("zipf"));
         let mixed = "[[operation]]\ndo = 'create'\n[[operation]]\ndo = 'churn'\nephemeral = true";

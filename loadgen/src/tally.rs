@@ -29,6 +29,8 @@ pub enum Op {
     Release,
     Enqueue,
     Dequeue,
+    /// Setting a watch, or looking whether an event is missing.
+    Watch,
     /// From when a write was due to the arrival of its watch event.
     Notify,
     /// From opening the socket to the end of the handshake of a new session.
@@ -53,6 +55,7 @@ impl Op {
             Op::Release => "release",
             Op::Enqueue => "enqueue",
             Op::Dequeue => "dequeue",
+            Op::Watch => "watch",
             Op::Notify => "notify",
             Op::Connect => "connect",
             Op::Reattach => "reattach",
@@ -60,7 +63,7 @@ impl Op {
     }
 
     pub fn is_read(self) -> bool {
-        matches!(self, Op::Get | Op::Exists | Op::List | Op::MultiRead | Op::Sync)
+        matches!(self, Op::Get | Op::Exists | Op::List | Op::MultiRead | Op::Sync | Op::Watch)
     }
 }
 

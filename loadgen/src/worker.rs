@@ -1,6 +1,10 @@
 //! One thread's event loop: opens its connections, begins operations when one has ended (closed loop) or when the
 //! schedule wants it (open loop), hands replies to the workload, and closes its sessions. Follows the stage that the
-//! conductor has set; refuses to decide when a phase ends, and to hide a lost connection.
+//! conductor has set; refuses to decide when a phase ends.
+
+mod connecting;
+mod operating;
+mod receiving;
 
 use crate::clock::now_ns;
 use crate::failure::{Cause, WorkerError};
@@ -8,27 +12,21 @@ use crate::link::{Link, Timer};
 use crate::meter::{Meter, Second, Shared, Stage};
 use crate::pace::{Pace, Schedule};
 use crate::process::thread_run_wait_ns;
-use crate::session::{Broken, Incoming, Session, Span};
-use crate::tally::{Op, Tally, ThreadTime};
-use crate::workload::{Ledger, Port, Workload};
+use crate::tally::{Tally, ThreadTime};
+use crate::workload::{Ledger, Workload};
 use mio::{Events, Poll, Token};
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Handshakes under way at once while the load has not begun: servers have short accept queues.
-const OPENING_MAX: usize = 32;
-const READ_BYTES: usize = 256 << 10;
 const MS: u64 = 1_000_000;
 const TICK_NS: u64 = 500_000_000;
 /// How often a worker looks at the stage though nothing happens.
 const LOOK_NS: u64 = 10_000_000;
 /// Below this the thread does not go to sleep if it may spin.
 const SPIN_NS: u64 = 200_000;
-/// The error code that client libraries give for requests whose connection is lost.
-const CONNECTION_LOSS: i32 = -4;
 /// The token of the timer; connections count from 0.
 const TIMER: Token = Token(usize::MAX - 1);
 
@@ -60,6 +58,8 @@ pub struct Settings {
     pub seed: u64,
     /// Burn a core rather than be some 50 us late.
     pub spin: bool,
+    /// USER:PASSWORD with which sessions authenticate first of all.
+    pub auth: Option<String>,
 }
 
 /// What a worker tells the conductor while it runs.
@@ -133,7 +133,7 @@ impl<W: Workload> Worker<W> {
             next_link: 0,
             dirty: Vec::new(),
             thread_before: None,
-            scratch: vec![0; READ_BYTES],
+            scratch: vec![0; receiving::READ_BYTES],
             settings,
         })
     }
@@ -213,81 +213,6 @@ impl<W: Workload> Worker<W> {
         WorkerError::Connection { number: self.number(index), open, cause: cause.into() }
     }
 
-    /// Starts more connections while few are under way, and tries again those that are lost.
-    fn open_more(&mut self) -> Result<(), WorkerError> {
-        while self.links.len() < self.settings.connections && self.links.len() - self.open < OPENING_MAX {
-            let index = self.links.len();
-            let server = self.number(index) as usize % self.settings.servers.len();
-            let session = Session::new(self.settings.timeout_ms, now_ns());
-            self.links.push(Link::new(server, session, now_ns()));
-            self.connect(index)?;
-        }
-        if self.open < self.links.len() && self.settings.reconnect {
-            let now_ns = now_ns();
-            for index in 0..self.links.len() {
-                if self.links[index].retry_ns <= now_ns {
-                    self.connect(index)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn connect(&mut self, index: usize) -> Result<(), WorkerError> {
-        let link = &mut self.links[index];
-        match link.connect(self.settings.servers[link.server], self.poll.registry(), Token(index)) {
-            Ok(()) => Ok(()),
-            Err(error) => self.broken(index, error.into()),
-        }
-    }
-
-    /// A connection has ended: fatal, or the session is to be taken up again on the next server.
-    fn broken(&mut self, index: usize, cause: Cause) -> Result<(), WorkerError> {
-        if !self.settings.reconnect || !cause.is_lost_connection() {
-            return Err(self.error(index, cause));
-        }
-        let link = &mut self.links[index];
-        for what in link.session.take_unanswered() {
-            self.workload.lost(index, what);
-            *self.meter.tally.codes.entry(CONNECTION_LOSS).or_default() += 1;
-        }
-        self.open -= usize::from(link.session.is_open());
-        if link.is_up() {
-            self.meter.tally.disconnects += 1;
-        }
-        let expired = matches!(cause, Cause::Session(Broken::Expired));
-        if expired {
-            self.meter.tally.expiries += 1;
-            self.workload.expired(index);
-        }
-        let session = match link.session.identity() {
-            identity if identity.session == 0 || expired => Session::new(self.settings.timeout_ms, now_ns()),
-            identity => Session::resume(identity, self.settings.timeout_ms, now_ns()),
-        };
-        link.give_up(session, self.settings.servers.len(), now_ns());
-        Ok(())
-    }
-
-    /// What a restarted proxy does to its clients: every connection is gone at once, every session is to be resumed.
-    fn drop_all(&mut self) -> Result<(), WorkerError> {
-        for index in 0..self.links.len() {
-            if self.links[index].session.is_open() {
-                let unanswered = self.links[index].session.outstanding();
-                self.broken(index, Broken::ClosedByServer { unanswered }.into())?;
-                self.links[index].retry_ns = 0;
-            }
-        }
-        Ok(())
-    }
-
-    /// A storm opens the next session where one was closed.
-    fn reopen(&mut self, index: usize, now_ns: u64) -> Result<(), WorkerError> {
-        self.open -= 1;
-        let session = Session::new(self.settings.timeout_ms, now_ns);
-        self.links[index].reopen(session, self.settings.schedule.is_some(), now_ns);
-        self.connect(index)
-    }
-
     /// Takes over a new stage and does what its start asks for.
     fn follow_stage(&mut self, now_ns: u64) -> Result<(), WorkerError> {
         let stage = self.shared.stage();
@@ -339,169 +264,6 @@ impl<W: Workload> Worker<W> {
                 ThreadTime { running: running_now - running, waiting: waiting_now - waiting, elapsed: now_ns - since_ns }
             }
             _ => ThreadTime::default(),
-        }
-    }
-
-    /// Begins the operations that are due, as far as connections have room.
-    fn begin_due(&mut self, now_ns: u64) {
-        let Some(pace) = &mut self.pace else { return };
-        while pace.next_ns() <= now_ns {
-            self.meter.noticed(pace.next_ns(), now_ns);
-            self.backlog.push_back(pace.next_ns());
-            pace.advance();
-        }
-        self.spread_backlog(now_ns);
-    }
-
-    /// Gives the operations that wait to connections with room, one each in turn.
-    fn spread_backlog(&mut self, now_ns: u64) {
-        let mut full = 0;
-        while !self.backlog.is_empty() && full < self.links.len() && !self.finished {
-            let index = self.next_link;
-            self.next_link = (index + 1) % self.links.len();
-            if !self.has_room(index) {
-                full += 1;
-                continue;
-            }
-            full = 0;
-            let due_ns = self.backlog.pop_front().expect("just seen");
-            self.begin(index, Span { due_ns, begun_ns: now_ns }, now_ns);
-            self.dirty.push(index);
-        }
-    }
-
-    fn has_room(&self, index: usize) -> bool {
-        let link = &self.links[index];
-        link.session.is_open() && (link.running as usize) < self.settings.outstanding
-    }
-
-    fn begin(&mut self, index: usize, span: Span, now_ns: u64) {
-        let link = &mut self.links[index];
-        link.running += 1;
-        link.asked = span;
-        let mut port = link.port(index, &mut self.meter, now_ns);
-        if !self.workload.issue(&mut port, span) {
-            self.links[index].running -= 1;
-            self.finished = true;
-        }
-    }
-
-    /// Begins what the connection has room for.
-    fn refill(&mut self, index: usize, now_ns: u64) {
-        if self.settings.schedule.is_none() {
-            while !self.finished && self.has_room(index) {
-                self.begin(index, Span { due_ns: now_ns, begun_ns: now_ns }, now_ns);
-            }
-            return;
-        }
-        while !self.finished && self.has_room(index) {
-            let Some(due_ns) = self.backlog.pop_front() else { break };
-            self.begin(index, Span { due_ns, begun_ns: now_ns }, now_ns);
-        }
-    }
-
-    fn close_if_idle(&mut self, index: usize, now_ns: u64) {
-        let link = &mut self.links[index];
-        if link.session.is_open() && link.running == 0 && link.session.outstanding() == 0 {
-            let mut port = link.port(index, &mut self.meter, now_ns);
-            if self.workload.settle(&mut port) {
-                link.session.close(now_ns);
-            }
-        }
-    }
-
-    /// Reads what has come, begins what there is room for, and writes what is due.
-    fn serve(&mut self, index: usize, readable: bool, read_closed: bool) -> Result<(), WorkerError> {
-        if readable {
-            // Another socket in the place of this one has events of its own.
-            let socket = self.links[index].sockets;
-            while self.read_once(index)? == READ_BYTES || (read_closed && self.links[index].expects_more()) {
-                if self.links[index].sockets != socket {
-                    break;
-                }
-            }
-        }
-        self.flush(index)
-    }
-
-    /// One read and everything that follows from it. Returns the bytes read; 0 if there was nothing.
-    fn read_once(&mut self, index: usize) -> Result<usize, WorkerError> {
-        let link = &mut self.links[index];
-        let Some(stream) = &mut link.stream else { return Ok(0) };
-        let count = match stream.read(&mut self.scratch) {
-            Ok(0) => {
-                let result = link.session.closed_by_peer();
-                return result.or_else(|broken| self.broken(index, broken.into())).map(|()| 0);
-            }
-            Ok(count) => count,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(0),
-            Err(_) if link.session.is_closed() => return Ok(0),
-            Err(error) => return self.broken(index, error.into()).map(|()| 0),
-        };
-        let now_ns = now_ns();
-        match self.take(index, count, now_ns) {
-            Ok(()) => {}
-            Err(broken) => return self.broken(index, broken.into()).map(|()| 0),
-        }
-        self.finished |= self.meter.is_full();
-        if std::mem::take(&mut self.links[index].just_closed) {
-            if self.settings.storm && self.stage != Stage::Drain && !self.finished {
-                return self.reopen(index, now_ns).map(|()| 0);
-            }
-            self.closed += 1;
-        }
-        self.after_replies(index, now_ns);
-        Ok(count)
-    }
-
-    /// Hands what was read to the session, and from there to the workload.
-    fn take(&mut self, index: usize, count: usize, now_ns: u64) -> Result<(), Broken> {
-        let link = &mut self.links[index];
-        let was_closed = link.session.is_closed();
-        let (workload, meter, running, server) = (&mut self.workload, &mut self.meter, &mut link.running, link.server);
-        let (opening, was_open) = (link.opening, &mut link.was_open);
-        let mut opened = 0;
-        let result = link.session.receive(&self.scratch[..count], |session, incoming| {
-            let mut port = Port { index, server, now_ns, session, meter: &mut *meter, running: &mut *running };
-            match incoming {
-                Incoming::Opened => {
-                    opened += 1;
-                    let op = if std::mem::replace(was_open, true) { Op::Reattach } else { Op::Connect };
-                    port.meter.done(op, server, opening, now_ns);
-                    workload.opened(&mut port);
-                }
-                Incoming::Reply(reply) => workload.reply(&mut port, &reply),
-                Incoming::Event(event) => {
-                    port.meter.tally.events += 1;
-                    workload.event(&mut port, &event);
-                }
-            }
-        });
-        self.open += opened;
-        link.just_closed = !was_closed && link.session.is_closed();
-        result
-    }
-
-    fn after_replies(&mut self, index: usize, now_ns: u64) {
-        match self.stage {
-            Stage::Open => {}
-            Stage::WarmUp | Stage::Measure => self.refill(index, now_ns),
-            Stage::Drain => self.close_if_idle(index, now_ns),
-        }
-    }
-
-    fn flush_dirty(&mut self) -> Result<(), WorkerError> {
-        while let Some(index) = self.dirty.pop() {
-            self.flush(index)?;
-        }
-        Ok(())
-    }
-
-    /// Writes as much output as the socket takes.
-    fn flush(&mut self, index: usize) -> Result<(), WorkerError> {
-        match self.links[index].flush() {
-            Ok(()) => Ok(()),
-            Err(error) => self.broken(index, error.into()),
         }
     }
 

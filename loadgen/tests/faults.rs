@@ -2,10 +2,10 @@
 //! status other than 0, and a server without faults in 0. The server knows just the requests that the program sends.
 
 use falconer::wire::jute::{write_buffer, write_i32, write_string};
-use falconer::wire::record::Stat;
+use falconer::wire::record::{Stat, event};
 use falconer::wire::request::{Create, Request};
 use falconer::wire::response::{self, code};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output};
@@ -39,6 +39,10 @@ enum Fault {
     RepeatedSequence,
     /// A list lacks a child.
     ShortList,
+    /// A watch event is not sent.
+    LostEvent,
+    /// A watch event is sent twice.
+    DuplicateEvent,
     /// Everything stands still for a second, once.
     Pause,
 }
@@ -197,6 +201,8 @@ fn serve(mut stream: TcpStream, store: &Mutex<Store>, fault: Fault) -> Option<()
         store.sessions += 1;
         store.sessions
     };
+    // One-shot watches on data; in these tests only the session itself changes what it watches.
+    let (mut watched, mut fired) = (BTreeSet::new(), 0);
     loop {
         stream.write_all(&out).ok()?;
         out.clear();
@@ -220,6 +226,19 @@ fn serve(mut stream: TcpStream, store: &Mutex<Store>, fault: Fault) -> Option<()
                 }
                 _ => {}
             }
+        }
+        match &request {
+            Request::GetData { path, watch: true } => drop(watched.insert(path.to_string())),
+            Request::SetData { path, .. } if watched.remove(path.as_ref()) => {
+                fired += 1;
+                let times = match (fired, fault) {
+                    (20, Fault::LostEvent) => 0,
+                    (20, Fault::DuplicateEvent) => 2,
+                    _ => 1,
+                };
+                (0..times).for_each(|_| response::watch_event(&mut out, zxid, event::NODE_DATA_CHANGED, path));
+            }
+            _ => {}
         }
         let mark = response::begin_reply(&mut out, xid, zxid, err);
         out.extend_from_slice(&body);
@@ -330,6 +349,22 @@ fn a_sequence_number_that_is_given_twice_is_reported() {
 fn a_list_that_lacks_a_child_is_reported() {
     expect_of("listing -k 300", Fault::None, 0, "errors       0");
     expect_of("listing -k 300", Fault::ShortList, 1, "keys were created");
+}
+
+const WATCHED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/watched.toml");
+
+#[test]
+fn watch_events_that_are_lost_or_come_twice_are_reported() {
+    let watched = |fault| {
+        let output = run(start(fault), &[WATCHED, "--ops", "2000", "--warmup", "0"]);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, text) = watched(Fault::None);
+    assert!(code == Some(0) && text.contains("delivered, 0 lost, 0 duplicated"), "{code:?} {text}");
+    for (fault, words) in [(Fault::LostEvent, "and no event"), (Fault::DuplicateEvent, "or a second one")] {
+        let (code, text) = watched(fault);
+        assert!(code == Some(1) && text.contains(words), "{fault:?}: {code:?} {text}");
+    }
 }
 
 /// A closed loop asks nothing while the server stands still, so nothing is late but what was under way.

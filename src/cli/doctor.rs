@@ -154,6 +154,17 @@ fn judge_swap(swappiness: u64) -> Finding {
     }
 }
 
+/// How long a durable write of a block takes in a directory: ns, in a histogram, measured for `length`. Leaves nothing there.
+pub fn durable_writes(dir: &Path, length: Duration) -> io::Result<(bool, Histogram<u64>)> {
+    // A name that nobody else has: it is removed afterwards.
+    let path = dir.join(format!("falconer-doctor-{}.tmp", std::process::id()));
+    let result = time_writes(&path, length);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => result.and(Err(error)),
+        _ => result,
+    }
+}
+
 /// The disk under a directory: file system, write cache, and how long a durable write takes.
 fn disk(dir: &Path, length: Duration) -> Vec<Finding> {
     let metadata = match fs::metadata(dir) {
@@ -170,11 +181,7 @@ fn disk(dir: &Path, length: Duration) -> Vec<Finding> {
     if length.is_zero() {
         return found;
     }
-    // A name that nobody else has: it is removed afterwards.
-    let path = dir.join(format!("falconer-doctor-{}.tmp", std::process::id()));
-    let result = time_writes(&path, length);
-    let removed = fs::remove_file(&path);
-    match result {
+    match durable_writes(dir, length) {
         Ok((direct, latencies)) => {
             found.push(match direct {
                 true => good("O_DIRECT: taken"),
@@ -182,12 +189,7 @@ fn disk(dir: &Path, length: Duration) -> Vec<Finding> {
             });
             found.push(judge_writes(&latencies));
         }
-        Err(error) => found.push(bad(format!("{}: {error}", path.display()))),
-    }
-    if let Err(error) = removed
-        && error.kind() != ErrorKind::NotFound
-    {
-        found.push(bad(format!("{}: {error}", path.display())));
+        Err(error) => found.push(bad(format!("{}: a trial file: {error}", dir.display()))),
     }
     found
 }
@@ -225,7 +227,7 @@ fn write_cache(device: u64) -> Option<Finding> {
     })
 }
 
-/// Writes blocks in turn, each durable before the next. Whether O_DIRECT was taken, and the times in ns.
+/// Writes blocks in turn to a new file, each durable before the next. Whether O_DIRECT was taken, and the times in ns.
 fn time_writes(path: &Path, length: Duration) -> io::Result<(bool, Histogram<u64>)> {
     let (file, direct) = open_trial(path)?;
     let block = AlignedBuf::with_capacity(BLOCK_BYTES);

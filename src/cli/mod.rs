@@ -5,7 +5,7 @@
 
 mod commands;
 mod connection;
-mod doctor;
+pub mod doctor;
 mod print;
 mod recover;
 

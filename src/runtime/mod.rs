@@ -26,7 +26,7 @@ mod placement;
 mod probe;
 mod questions;
 mod report;
-mod ring;
+pub mod ring;
 mod shard;
 mod sockets;
 mod start;
@@ -34,4 +34,4 @@ mod sys;
 
 pub use probe::{ProbeError, probe};
 pub use start::{StartError, serve};
-pub use sys::{Limit, locked_memory, open_files};
+pub use sys::{Bell, Limit, locked_memory, open_files, raise_open_files};

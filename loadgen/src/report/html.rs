@@ -2,6 +2,7 @@
 //! second by second, and the load-latency curve if there is one. Refuses to load anything from anywhere.
 
 use super::{Report, screen};
+use crate::compare::{self, SideReports};
 use std::fmt::Write;
 
 const WIDTH: f64 = 860.0;
@@ -12,7 +13,8 @@ const TOP: f64 = 14.0;
 const COLORS: [&str; 4] = ["#1f6feb", "#d1572c", "#2da44e", "#8250df"];
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:#1f2328}\
 pre{background:#f6f8fa;padding:1em;overflow-x:auto;font-size:12.5px}h1{font-size:1.35em}h2{margin-top:1.8em;font-size:1.15em}svg{width:100%;height:auto}\
-.bad{background:#ffebe9;border-left:4px solid #cf222e;padding:.5em 1em}text{font:12px system-ui,sans-serif;fill:#57606a}";
+table{border-collapse:collapse;font-size:12.5px}td,th{padding:.15em .9em .15em 0;text-align:left}td+td,th+th{text-align:right}\
+.bad{background:#ffebe9;border-left:4px solid #cf222e;padding:.5em 1em}text{font:12px system-ui,sans-serif;fill:#57606a}.event{fill:#cf222e}.wrap{white-space:pre-wrap;overflow-wrap:anywhere}";
 
 /// A line of a chart.
 struct Line<'a> {
@@ -49,8 +51,15 @@ impl Scale {
             }
             Scale::Log => (low.ceil() as i32..=high.floor() as i32).map(|at| (f64::from(at), text(10f64.powi(at)))).collect(),
             Scale::Nines => (0..=high.floor() as i32)
-                .map(|at| (f64::from(at), format!("{} %", 100.0 * (1.0 - 10f64.powi(-at)))))
-                .map(|(at, text)| (at, if text.len() > 10 { format!("{} nines", at as i32) } else { text }))
+                .map(|nines| {
+                    let text = match nines {
+                        0 => "0 %".into(),
+                        1 => "90 %".into(),
+                        2 => "99 %".into(),
+                        _ => format!("99.{} %", "9".repeat(nines as usize - 2)),
+                    };
+                    (f64::from(nines), text)
+                })
                 .collect(),
         }
     }
@@ -102,6 +111,11 @@ fn chart(lines: &[Line<'_>], (x, x_text): Axis, (y, y_text): Axis, events: &[(f6
         let _ =
             write!(out, "<line x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{top}\" y2=\"{bottom}\" stroke=\"#cf222e\" stroke-dasharray=\"4 3\">");
         let _ = write!(out, "<title>{}</title></line>", escape(text));
+        // Beside the line, on the side that has room.
+        let (beside, anchor) = if at > WIDTH * 0.6 { (at - 5.0, "end") } else { (at + 5.0, "start") };
+        let short: String = text.chars().take(40).collect();
+        let _ =
+            write!(out, "<text x=\"{beside:.1}\" y=\"{}\" text-anchor=\"{anchor}\" class=\"event\">{}</text>", top + 10.0, escape(&short));
     }
     for (number, (line, points)) in lines.iter().zip(&placed).enumerate() {
         let color = COLORS[number % COLORS.len()];
@@ -162,9 +176,57 @@ pub fn html(report: &Report) -> String {
         Line { name: "p99.9", points: curve(|point| point.p999_us) },
     ];
     section(&mut body, "Latency by offered load", &chart(&curves, (Scale::Linear, count_mark), (Scale::Log, us_mark), &[]));
+    figures(&mut body, report);
+    circumstances(&mut body, report);
+    page(&report.scenario, &body)
+}
+
+/// What the servers say of themselves, where it has changed during the load.
+fn figures(body: &mut String, report: &Report) {
+    for (server, figures) in &report.server_figures {
+        let changed = figures.iter().filter(|(_, (start, end))| start != end);
+        let rows: Vec<String> = changed.map(|(name, (start, end))| format!("<tr><td>{}<td>{start}<td>{end}", escape(name))).collect();
+        if !rows.is_empty() {
+            let _ = write!(body, "<h2>What {} says of itself</h2><table><tr><th>number<th>before<th>after", escape(server));
+            let _ = write!(body, "{}</table>", rows.concat());
+        }
+    }
+}
+
+fn circumstances(body: &mut String, report: &Report) {
     let header = serde_json::to_string_pretty(&report.header).expect("strings and numbers only");
-    let _ = write!(body, "<h2>Circumstances</h2><pre>{}</pre>", escape(&header));
-    let title = escape(&report.scenario);
+    let _ = write!(body, "<h2>Circumstances</h2><pre class=\"wrap\">{}</pre>", escape(&header));
+}
+
+/// The page of a comparison: the median run of every side in one spectrum, and every round's throughput.
+pub fn compare_html(sides: &[SideReports]) -> String {
+    let tables = format!("{}\n{}", compare::table(sides), compare::distribution(sides));
+    let mut body = format!("<h1>{}</h1><pre>{}</pre>", escape(&title_of(sides)), escape(&tables));
+    let medians: Vec<Report> = sides.iter().map(|side| Report::median(side.reports.clone())).collect();
+    let below_all = |points: &[(f64, f64)]| points.iter().filter(|(quantile, _)| *quantile < 1.0).copied().collect();
+    let named = |(side, report): (&SideReports, &Report)| (side.name.clone(), below_all(&report.spectrum));
+    let spectra: Vec<(String, Vec<(f64, f64)>)> = sides.iter().zip(&medians).map(named).collect();
+    let lines: Vec<Line<'_>> = spectra.iter().map(|(name, points)| Line { name, points: points.clone() }).collect();
+    section(&mut body, "Latency spectrum", &chart(&lines, (Scale::Nines, us_mark), (Scale::Log, us_mark), &[]));
+    let rounds = |side: &SideReports| side.reports.iter().enumerate().map(|(at, report)| (at as f64 + 1.0, report.ops_per_s)).collect();
+    let lines: Vec<Line<'_>> = sides.iter().map(|side| Line { name: &side.name, points: rounds(side) }).collect();
+    section(&mut body, "Operations per second by round", &chart(&lines, (Scale::Linear, round_mark), (Scale::Linear, count_mark), &[]));
+    medians.first().into_iter().for_each(|report| circumstances(&mut body, report));
+    page(&title_of(sides), &body)
+}
+
+fn title_of(sides: &[SideReports]) -> String {
+    let names: Vec<&str> = sides.iter().map(|side| side.name.as_str()).collect();
+    let scenario = sides.first().and_then(|side| side.reports.first()).map_or("", |report| report.scenario.as_str());
+    format!("{scenario}: {}", names.join(" and "))
+}
+
+fn round_mark(round: f64) -> String {
+    if round.fract() == 0.0 { format!("{round}") } else { String::new() }
+}
+
+fn page(title: &str, body: &str) -> String {
+    let title = escape(title);
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title><style>{STYLE}</style><body>{body}</body></html>\n"
     )
@@ -202,5 +264,6 @@ mod tests {
         assert_eq!(marks, [0.0, 10.0, 20.0, 30.0, 40.0]);
         let nines: Vec<String> = Scale::Nines.marks(0.0, 3.2, us_mark).into_iter().map(|(_, text)| text).collect();
         assert_eq!(nines, ["0 %", "90 %", "99 %", "99.9 %"]);
+        assert_eq!(Scale::Nines.marks(0.0, 5.0, us_mark)[5].1, "99.999 %");
     }
 }

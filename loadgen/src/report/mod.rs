@@ -8,11 +8,13 @@ mod text;
 
 pub use files::{csv, curve_rows, hgrm, md};
 pub use header::Header;
-pub use html::html;
+pub use html::{compare_html, html};
 pub use text::{one_line, screen, si, us_text};
 
 use crate::actions::ActionDone;
 use crate::conductor::{Measured, Row};
+use crate::figures::Figures;
+use crate::process::Look;
 use crate::tally::{Latencies, Op, Times};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -158,6 +160,11 @@ pub struct Report {
     pub client_cpu_us_per_op: Option<f64>,
     pub server_cpu_us_per_op: Option<f64>,
     pub server_cpu_percent: Option<f64>,
+    /// What the servers have had written to their disks, per operation and second.
+    pub server_disk_bytes_per_op: Option<f64>,
+    pub server_disk_bytes_per_s: Option<f64>,
+    /// What the servers say of themselves (mntr, /metrics): at the start of the measured phase, and at its end.
+    pub server_figures: BTreeMap<String, BTreeMap<String, (f64, f64)>>,
     pub server_rss_before_bytes: Option<u64>,
     pub server_rss_after_bytes: Option<u64>,
     pub bytes_per_node: Option<f64>,
@@ -206,6 +213,16 @@ fn bars(histogram: &Latencies) -> Vec<(f64, u64)> {
     bars
 }
 
+/// Start and end of every number that a server told both times.
+fn figures(start: &Look, end: &Look) -> BTreeMap<String, BTreeMap<String, (f64, f64)>> {
+    let of = |(server, last): (&String, &Figures)| {
+        let first = start.figures.get(server)?;
+        let pairs = last.iter().filter_map(|(name, value)| Some((name.clone(), (*first.get(name)?, *value))));
+        Some((server.clone(), pairs.collect()))
+    };
+    end.figures.iter().filter_map(of).collect()
+}
+
 impl Report {
     pub fn new(scenario: &str, title: String, header: Header, measured: &Measured, extra: Extra) -> Report {
         let (tally, seconds) = (&measured.tally, measured.elapsed.as_secs_f64());
@@ -214,6 +231,7 @@ impl Report {
         let in_rows: u64 = tally.ticks.iter().map(|&ops| u64::from(ops)).sum();
         let ops = if all.service.is_empty() { tally.count() } else { in_rows };
         let server_cpu_ns = measured.after.server_cpu_ns_since(&measured.start);
+        let disk_bytes = measured.after.server_disk_bytes_since(&measured.start);
         let per_op = |cpu_ns: u64| (ops > 0).then(|| cpu_ns as f64 / 1000.0 / ops as f64);
         let mut report = Report {
             scenario: scenario.into(),
@@ -241,6 +259,9 @@ impl Report {
             client_cpu_us_per_op: per_op(measured.after.own_cpu_ns_since(&measured.start)),
             server_cpu_us_per_op: server_cpu_ns.and_then(per_op),
             server_cpu_percent: server_cpu_ns.map(|cpu_ns| cpu_ns as f64 / seconds / 1e7),
+            server_disk_bytes_per_op: disk_bytes.filter(|_| ops > 0).map(|bytes| bytes as f64 / ops as f64),
+            server_disk_bytes_per_s: disk_bytes.filter(|_| seconds > 0.0).map(|bytes| bytes as f64 / seconds),
+            server_figures: figures(&measured.start, &measured.after),
             server_rss_before_bytes: measured.before.server_rss_bytes(),
             server_rss_after_bytes: measured.after.server_rss_bytes(),
             rows: measured.rows.clone(),

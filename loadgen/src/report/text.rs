@@ -75,10 +75,34 @@ fn header_lines(f: &mut String, report: &Report) {
             header.cpu, header.cores, header.memory_mb, header.kernel, header.load_average
         );
     }
+    if let Some(disk) = &header.disk {
+        let [p50, p99, max] = [disk.p50_us, disk.p99_us, disk.max_us].map(us_text);
+        let _ =
+            writeln!(f, "  disk         {}: {:.0} durable writes/s, p50 {p50}, p99 {p99}, max {max}", disk.directory, disk.writes_per_s);
+    }
     let versions: Vec<&str> = header.server_versions.iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
     if !versions.is_empty() {
         let round_trip = header.round_trip_us.map_or(String::new(), |us| format!(", {} away", us_text(us)));
         let _ = writeln!(f, "  server       {}{round_trip}", versions.join(", "));
+    }
+}
+
+/// What a server says of itself that is worth a place on the screen, by its name in `mntr`.
+const FIGURES: [(&str, &str); 5] = [
+    ("zk_znode_count", "znodes"),
+    ("zk_num_alive_connections", "connections"),
+    ("zk_watch_count", "watches"),
+    ("zk_avg_latency", "avg latency ms"),
+    ("zk_max_latency", "max latency ms"),
+];
+
+fn figure_lines(f: &mut String, report: &Report) {
+    for (server, figures) in &report.server_figures {
+        let known = FIGURES.iter().filter_map(|(name, text)| Some(format!("{text} {}", figures.get(*name)?.1)));
+        let known: Vec<String> = known.collect();
+        if !known.is_empty() {
+            let _ = writeln!(f, "  {server:12} says: {}", known.join(", "));
+        }
     }
 }
 
@@ -125,6 +149,11 @@ fn stability_lines(f: &mut String, report: &Report) {
         let (ms, at) = (report.longest_stall_ms, report.longest_stall_at_s);
         let _ = writeln!(f, "  longest stall {} at {at:.1} s", us_text(ms * 1000.0));
     }
+    if report.events > 0 {
+        let wrong = |miss: &str| report.misses.get(miss).copied().unwrap_or(0);
+        let (lost, twice) = (wrong("lost-event"), wrong("duplicate-event"));
+        let _ = writeln!(f, "  events       {} delivered, {lost} lost, {twice} duplicated", report.events);
+    }
     if report.disconnects + report.expiries > 0 {
         let _ = writeln!(f, "  connections  {} lost, {} sessions expired", report.disconnects, report.expiries);
     }
@@ -161,6 +190,10 @@ fn resource_lines(f: &mut String, report: &Report) {
     if let Some(percent) = report.server_cpu_percent {
         let _ = writeln!(f, "  server load  {percent:.1} % of one core");
     }
+    if let (Some(per_op), Some(per_s)) = (report.server_disk_bytes_per_op, report.server_disk_bytes_per_s) {
+        let _ = writeln!(f, "  server disk  {per_op:.0} B written per operation, {:.1} MB/s", per_s / 1e6);
+    }
+    figure_lines(f, report);
     let mb = |bytes: u64| bytes as f64 / 1e6;
     if let (Some(before), Some(after)) = (report.server_rss_before_bytes, report.server_rss_after_bytes) {
         let _ = writeln!(f, "  server RSS   {:.1} MB before, {:.1} MB after", mb(before), mb(after));

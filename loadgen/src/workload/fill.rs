@@ -2,11 +2,12 @@
 //! of the load will call their own. Refuses to repeat itself.
 
 use super::{Ledger, Port, Workload};
+use crate::access::Access;
 use crate::content::{Content, Paths, Sizes};
 use crate::session::{Reply, Span};
 use crate::tally::{Miss, Op, Violation};
 use falconer::wire::jute::Reader;
-use falconer::wire::request::{Create, OPEN_ACL, Request};
+use falconer::wire::request::{Create, Request};
 use falconer::wire::response::code;
 use std::ops::Range;
 
@@ -21,6 +22,7 @@ pub enum FillNode {
 pub struct Fill {
     paths: Paths,
     content: Content,
+    access: Access,
     keys: Range<u32>,
     /// Nodes of each of these connections.
     population: u32,
@@ -34,7 +36,13 @@ pub struct Fill {
 impl Fill {
     pub fn new(paths: Paths, sizes: Sizes, keys: Range<u32>, numbers: Range<u32>, population: u32) -> Fill {
         let content = Content::new(sizes);
-        Fill { paths, content, keys, population, numbers, next_own: 0, path: String::new(), data: Vec::new() }
+        let access = Access::new(&[]).expect("open to all");
+        Fill { paths, content, access, keys, population, numbers, next_own: 0, path: String::new(), data: Vec::new() }
+    }
+
+    /// The nodes have this list instead of the open one.
+    pub fn with_access(self, access: Access) -> Fill {
+        Fill { access, ..self }
     }
 
     fn next(&mut self) -> Option<FillNode> {
@@ -68,7 +76,7 @@ impl Workload for Fill {
             FillNode::Own { number, sequence } => number ^ sequence,
         };
         self.content.write(key, 0, &mut self.data);
-        let create = Create { path: self.path.as_str().into(), data: Some(&self.data), acl: OPEN_ACL, flags: 0 };
+        let create = Create { path: self.path.as_str().into(), data: Some(&self.data), acl: self.access.list(), flags: 0 };
         port.send(&Request::Create(create), node, span);
         true
     }
@@ -98,10 +106,11 @@ impl Workload for Fill {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::Directories;
 
     #[test]
     fn every_node_is_made_once() {
-        let paths = Paths { root: "/r".into(), keys_per_dir: 10 };
+        let paths = Paths { root: "/r".into(), directories: Directories::Even(10), names: Sizes::Fixed(0) };
         let mut fill = Fill::new(paths, Sizes::Fixed(3), 5..7, 2..4, 2);
         let all: Vec<FillNode> = std::iter::from_fn(|| fill.next()).collect();
         let own = |number, sequence| FillNode::Own { number, sequence };

@@ -210,6 +210,7 @@ impl Workload for Lock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::{Directories, Sizes};
     use crate::meter::{Meter, Shared};
     use crate::session::Session;
     use falconer::wire::jute::{write_i32, write_string};
@@ -226,7 +227,7 @@ mod tests {
 
     /// Two connections, one lock; replies by connection, step, error and body. What went wrong.
     fn play(replies: &[(usize, Step, i32, Vec<u8>)]) -> (Vec<Miss>, u32) {
-        let paths = Paths { root: "/r".into(), keys_per_dir: 10 };
+        let paths = Paths { root: "/r".into(), directories: Directories::Even(10), names: Sizes::Fixed(0) };
         let holders: Holders = Arc::new(vec![AtomicU32::new(0)]);
         let mut lock = Lock::new(paths, 0..2, holders, 1);
         let mut meter = Meter::new(1, false, None, Arc::new(Shared::default()));

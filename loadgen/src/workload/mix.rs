@@ -3,12 +3,15 @@
 //! visible is stale. Where creates and deletes are mixed the number of nodes stays where it was. Refuses to check
 //! replies here: that is `mix_check`.
 
+use super::watching::{Asked, Kind, Told, Watching};
 use super::{KeyEntry, Ledger, OwnEntry, Port, Workload};
+use crate::access::Access;
 use crate::content::{Content, Dice, Paths, Sizes};
 use crate::session::{Reply, Span};
-use crate::spec::{Doing, Operation, Pick};
+use crate::spec::{Doing, Operation, Pick, WatchCounts};
 use crate::tally::Op;
-use falconer::wire::request::{Create, MultiOps, OPEN_ACL, Request};
+use falconer::wire::request::{AclList, Create, MultiOps, Request};
+use falconer::wire::response::WatchEvent;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
@@ -66,6 +69,8 @@ pub enum MixSent {
         first: u32,
         count: u32,
     },
+    /// For the sake of a watch.
+    Watch(Asked),
 }
 
 impl MixSent {
@@ -80,6 +85,7 @@ impl MixSent {
             MixSent::Delete { .. } | MixSent::DeleteSequential { .. } => Op::Delete,
             MixSent::MultiSet { .. } | MixSent::MultiCreate { .. } | MixSent::MultiDelete { .. } => Op::Multi,
             MixSent::MultiGet { .. } => Op::MultiRead,
+            MixSent::Watch(_) => Op::Watch,
         }
     }
 }
@@ -140,6 +146,8 @@ pub struct MixPlan {
     pub population: u32,
     pub operations: Vec<Operation>,
     pub pick: Pick,
+    pub watch: WatchCounts,
+    pub access: Access,
     /// One server: what one connection has seen, every other must see.
     pub one_server: bool,
     pub seed: u64,
@@ -152,6 +160,7 @@ pub struct Mix {
     pub(super) keys: Vec<Key>,
     pub(super) own: Vec<Own>,
     pub(super) given: Vec<u32>,
+    pub(super) watching: Watching,
     weights: u32,
     /// Creates and deletes keep each other in balance.
     balanced: bool,
@@ -172,6 +181,7 @@ impl Mix {
             keys: vec![Key::default(); plan.keys.len()],
             own: plan.numbers.clone().map(|_| Own { next: plan.population, ..Own::default() }).collect(),
             given: Vec::new(),
+            watching: watching(&plan),
             weights: plan.operations.iter().map(|operation| operation.weight).sum(),
             balanced: grows && shrinks,
             ephemeral: plan.operations.iter().any(|operation| operation.ephemeral),
@@ -263,10 +273,11 @@ impl Mix {
     }
 
     /// Counts up the key's label and writes its data; returns the key and the label.
-    fn next_data(&mut self, offset: usize) -> (u32, i32) {
+    fn next_data(&mut self, offset: usize, span: Span) -> (u32, i32) {
         let (key, known) = (self.plan.keys.start + offset as u32, &mut self.keys[offset]);
         known.sent = known.sent.wrapping_add(1);
         let label = known.sent;
+        self.watching.will_change(offset, known.version_range().1, span.due_ns);
         self.plan.paths.key(&mut self.path, key);
         self.content.write(key, label, &mut self.data);
         (key, label)
@@ -275,7 +286,7 @@ impl Mix {
     fn send_set(&mut self, port: &mut Port<'_, MixSent>, span: Span) {
         let owned = self.owned(port.index);
         let offset = self.owned_offset(port.index, 0) + self.own.len() * self.pick(owned) as usize;
-        let (key, label) = self.next_data(offset);
+        let (key, label) = self.next_data(offset, span);
         let request = Request::SetData { path: self.path.as_str().into(), data: Some(&self.data), version: -1 };
         port.send(&request, MixSent::Set { key, label }, span);
     }
@@ -297,7 +308,7 @@ impl Mix {
             self.content.write(number ^ sequence, 0, &mut self.data);
             MixSent::Create { sequence }
         };
-        let create = Create { path: self.path.as_str().into(), data: Some(&self.data), acl: OPEN_ACL, flags };
+        let create = Create { path: self.path.as_str().into(), data: Some(&self.data), acl: self.plan.access.list(), flags };
         port.send(&Request::Create(create), sent, span);
     }
 
@@ -319,6 +330,18 @@ impl Mix {
         port.send(&Request::Delete { path: self.path.as_str().into(), version: -1 }, sent, span);
     }
 
+    /// Asks something for the sake of a watch; an exists watch goes on to the node that its neighbour creates next.
+    fn ask(&mut self, port: &mut Port<'_, MixSent>, asked: Asked) {
+        if let Asked::Set(place) = asked {
+            let (paths, first, own) = (&self.plan.paths, self.plan.numbers.start, &self.own);
+            let watch = self.watching.watch(port.index, place);
+            if watch.kind == Kind::Exist {
+                paths.own(&mut watch.path, first + watch.at as u32, own[watch.at].next);
+            }
+        }
+        self.watching.ask(port, asked, MixSent::Watch(asked));
+    }
+
     fn send_multi(&mut self, port: &mut Port<'_, MixSent>, span: Span, doing: Doing, count: u32) {
         let (index, number) = (port.index, self.plan.numbers.start + port.index as u32);
         let mut parts: Vec<(String, Vec<u8>)> = Vec::new();
@@ -328,7 +351,7 @@ impl Mix {
                 let count = count.min(owned);
                 let first = self.dice.below(owned - count + 1);
                 for nth in first..first + count {
-                    self.next_data(self.owned_offset(index, nth));
+                    self.next_data(self.owned_offset(index, nth), span);
                     parts.push((self.path.clone(), self.data.clone()));
                 }
                 MixSent::MultiSet { first, count }
@@ -357,7 +380,7 @@ impl Mix {
                 if creates { MixSent::MultiCreate { sequence, count } } else { MixSent::MultiDelete { sequence, count } }
             }
         };
-        let ops: Vec<Request<'_>> = parts.iter().map(|(path, data)| part_of_multi(sent, path, data)).collect();
+        let ops: Vec<Request<'_>> = parts.iter().map(|(path, data)| part_of_multi(sent, path, data, self.plan.access.list())).collect();
         let raw = MultiOps::encode_ops(&ops);
         let ops = MultiOps::from_encoded(&raw).expect("just encoded");
         let request = if doing == Doing::MultiGet { Request::MultiRead(ops) } else { Request::Multi(ops) };
@@ -365,12 +388,38 @@ impl Mix {
     }
 }
 
+/// The watches of a worker's connections: keys and neighbours in turn, so that nobody watches the same twice.
+fn watching(plan: &MixPlan) -> Watching {
+    let WatchCounts { data, persistent, child, exist, recursive } = plan.watch;
+    let kinds = |list: &[(Kind, u32)]| list.iter().flat_map(|&(kind, count)| (0..count).map(move |_| kind)).collect::<Vec<_>>();
+    let of_keys = kinds(&[(Kind::Data, data), (Kind::Persistent, persistent)]);
+    let of_neighbours = kinds(&[(Kind::Child, child), (Kind::Exist, exist), (Kind::Recursive, recursive)]);
+    let connections = plan.numbers.len();
+    let watches_of = |index: usize| {
+        let key = |(nth, kind): (usize, &Kind)| {
+            let (at, mut path) = ((index * of_keys.len() + nth) % plan.keys.len(), String::new());
+            plan.paths.key(&mut path, plan.keys.start + at as u32);
+            (*kind, at, path)
+        };
+        let neighbour = |(nth, kind): (usize, &Kind)| {
+            let (at, mut path) = ((index + 1 + nth) % connections, String::new());
+            match kind {
+                Kind::Exist => plan.paths.own(&mut path, plan.numbers.start + at as u32, plan.population),
+                _ => plan.paths.own_dir(&mut path, plan.numbers.start + at as u32),
+            }
+            (*kind, at, path)
+        };
+        of_keys.iter().enumerate().map(key).chain(of_neighbours.iter().enumerate().map(neighbour)).collect()
+    };
+    Watching::new((0..connections).map(watches_of).collect())
+}
+
 /// One operation of a multi.
-fn part_of_multi<'a>(sent: MixSent, path: &'a str, data: &'a [u8]) -> Request<'a> {
+fn part_of_multi<'a>(sent: MixSent, path: &'a str, data: &'a [u8], acl: AclList<'a>) -> Request<'a> {
     let path = Cow::Borrowed(path);
     match sent {
         MixSent::MultiSet { .. } => Request::SetData { path, data: Some(data), version: -1 },
-        MixSent::MultiCreate { .. } => Request::Create(Create { path, data: Some(data), acl: OPEN_ACL, flags: 0 }),
+        MixSent::MultiCreate { .. } => Request::Create(Create { path, data: Some(data), acl, flags: 0 }),
         MixSent::MultiDelete { .. } => Request::Delete { path, version: -1 },
         _ => Request::GetData { path, watch: false },
     }
@@ -386,7 +435,7 @@ impl Workload for Mix {
             Doing::Get => self.send_read(port, span, true),
             Doing::Exists => self.send_read(port, span, false),
             Doing::List => {
-                let dirs = self.plan.keys_total.div_ceil(self.plan.paths.keys_per_dir);
+                let dirs = self.plan.paths.directories.count(self.plan.keys_total);
                 let dir = self.pick(dirs);
                 self.plan.paths.dir(&mut self.path, dir);
                 let request = Request::GetChildren2 { path: self.path.as_str().into(), watch: false };
@@ -404,6 +453,36 @@ impl Workload for Mix {
     fn reply(&mut self, port: &mut Port<'_, MixSent>, reply: &Reply<'_, MixSent>) {
         let result = self.check(port, reply);
         port.ended(reply.what.op(), reply.span, result);
+    }
+
+    fn opened(&mut self, port: &mut Port<'_, MixSent>) {
+        for asked in self.watching.opened(port.index, port.session.is_resumed()) {
+            self.ask(port, asked);
+        }
+    }
+
+    fn event(&mut self, port: &mut Port<'_, MixSent>, event: &WatchEvent<'_>) {
+        match self.watching.told(port.index, &event.path) {
+            Ok((told, due_ns)) => {
+                // Without a time: a change that was made while the connection was lost.
+                if let Some(due_ns) = due_ns.filter(|due_ns| *due_ns > 0) {
+                    port.meter.done(Op::Notify, port.server, Span { due_ns, begun_ns: due_ns }, port.now_ns);
+                }
+                // A session that is being closed asks nothing more.
+                if let Told::SetAgain(place) = told
+                    && port.session.is_open()
+                {
+                    self.ask(port, Asked::Set(place));
+                }
+            }
+            Err(violation) => port.meter.violation(violation),
+        }
+    }
+
+    fn settle(&mut self, port: &mut Port<'_, MixSent>) -> bool {
+        let asked = self.watching.settle(port.index);
+        asked.iter().for_each(|asked| self.ask(port, *asked));
+        asked.is_empty()
     }
 
     fn lost(&mut self, index: usize, what: MixSent) {
@@ -424,7 +503,8 @@ impl Workload for Mix {
                 self.own[index].counters_unsure += 1;
             }
             MixSent::DeleteSequential { .. } => self.own[index].counters_unsure += 1,
-            MixSent::Get { .. } | MixSent::Exists { .. } | MixSent::List { .. } | MixSent::Sync | MixSent::MultiGet { .. } => {}
+            MixSent::Get { .. } | MixSent::Exists { .. } | MixSent::List { .. } | MixSent::Sync => {}
+            MixSent::MultiGet { .. } | MixSent::Watch(_) => {}
         }
     }
 

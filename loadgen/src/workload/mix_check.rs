@@ -2,6 +2,7 @@
 
 use super::Port;
 use super::mix::{Mix, MixSent};
+use super::watching::{Asked, Kind};
 use crate::content::Content;
 use crate::session::Reply;
 use crate::tally::{Miss, Violation};
@@ -20,6 +21,7 @@ impl Mix {
             self.own[port.index].awaited -= 1;
         }
         match (sent, reply.header.err) {
+            (MixSent::Watch(asked), err) => return self.check_watch(port, asked, err, reply.body),
             (_, code::OK) => {}
             (MixSent::Delete { sequence }, code::NO_NODE) if self.own[port.index].unsure.remove(&sequence) => return Ok(()),
             (_, code) => return Err(port.bad_code(&format!("{sent:?}"), code)),
@@ -27,18 +29,25 @@ impl Mix {
         let mut reader = Reader::new(reply.body);
         let malformed = |_: Malformed| Violation::new(Miss::Malformed, format!("{sent:?}: the reply does not parse"));
         match sent {
+            MixSent::Watch(_) => unreachable!("checked above"),
             MixSent::Get { key, floor } => {
                 let data = reader.buffer().map_err(malformed)?.unwrap_or(&[]);
                 let stat = Stat::decode(&mut reader).map_err(malformed)?;
                 self.check_read(key, floor, Some(data), &stat)?;
+                self.check_shown(port.index, key, &stat)?;
             }
             MixSent::Exists { key, floor } => {
                 let stat = Stat::decode(&mut reader).map_err(malformed)?;
                 self.check_read(key, floor, None, &stat)?;
+                self.check_shown(port.index, key, &stat)?;
             }
             MixSent::List { dir } => self.check_list(dir, &mut reader).unwrap_or_else(|bad| Err(malformed(bad)))?,
             MixSent::Sync => drop(reader.required().map_err(malformed)?),
-            MixSent::Set { key, label } => self.check_set(key, label, &Stat::decode(&mut reader).map_err(malformed)?)?,
+            MixSent::Set { key, label } => {
+                let stat = Stat::decode(&mut reader).map_err(malformed)?;
+                self.check_set(key, label, &stat)?;
+                self.check_shown(port.index, key, &stat)?;
+            }
             MixSent::Create { sequence } => {
                 let number = self.plan.numbers.start + port.index as u32;
                 self.plan.paths.own(&mut self.path, number, sequence);
@@ -55,6 +64,57 @@ impl Mix {
             true => Ok(()),
             false => Err(malformed(Malformed)),
         }
+    }
+
+    fn check_shown(&self, index: usize, key: u32, stat: &Stat) -> Checked {
+        self.watching.shown(index, (key - self.plan.keys.start) as usize, stat.version)
+    }
+
+    /// The reply to something that was asked for the sake of a watch.
+    fn check_watch(&mut self, port: &mut Port<'_, MixSent>, asked: Asked, err: i32, body: &[u8]) -> Checked {
+        let mut reader = Reader::new(body);
+        let malformed = |_: Malformed| Violation::new(Miss::Malformed, format!("{asked:?}: the reply does not parse"));
+        let (Asked::Set(place) | Asked::Look(place)) = asked else {
+            return if err == code::OK { Ok(()) } else { Err(port.bad_code("setWatches", err)) };
+        };
+        let watch = self.watching.watch(port.index, place);
+        let (kind, at) = (watch.kind, watch.at);
+        let shown = match (kind, err) {
+            (Kind::Exist, code::NO_NODE) => Some(0),
+            (Kind::Exist, code::OK) => Some(1),
+            (_, code::OK) => {
+                let set_for_good = matches!((asked, kind), (Asked::Set(_), Kind::Persistent | Kind::Recursive));
+                if set_for_good { None } else { Some(self.check_watched(asked, kind, at, &mut reader).map_err(malformed)??) }
+            }
+            _ => return Err(port.bad_code(&format!("{kind:?} watch: {asked:?}"), err)),
+        };
+        match (asked, shown) {
+            (Asked::Look(_), Some(shown)) => self.watching.looked(port.index, place, shown),
+            _ => {
+                let next = self.watching.was_set(port.index, place, shown);
+                next.into_iter().for_each(|next| self.watching.ask(port, next, MixSent::Watch(next)));
+                Ok(())
+            }
+        }
+    }
+
+    /// What the node of a watch shows, by a get, a list or an exists.
+    fn check_watched(&mut self, asked: Asked, kind: Kind, at: usize, reader: &mut Reader<'_>) -> Result<Result<i64, Violation>, Malformed> {
+        let mut data = None;
+        match (asked, kind) {
+            (Asked::Set(_), Kind::Data) => data = Some(reader.buffer()?.unwrap_or(&[])),
+            (Asked::Set(_), Kind::Child) => {
+                for _ in 0..reader.vector(4)?.unwrap_or(0) {
+                    reader.utf8()?;
+                }
+            }
+            _ => {}
+        }
+        let stat = Stat::decode(reader)?;
+        Ok(match kind.is_of_key() {
+            true => self.check_read(self.plan.keys.start + at as u32, 0, data, &stat).map(|()| i64::from(stat.version)),
+            false => Ok(i64::from(stat.cversion)),
+        })
     }
 
     fn check_path(&self, got: &str) -> Checked {
@@ -132,8 +192,8 @@ impl Mix {
 
     /// The directory's children are exactly its keys: as many, and with the same sum of numbers.
     fn check_list(&self, dir: u32, reader: &mut Reader<'_>) -> Result<Checked, Malformed> {
-        let (first, per_dir) = (dir * self.plan.paths.keys_per_dir, self.plan.paths.keys_per_dir);
-        let expected = per_dir.min(self.plan.keys_total - first);
+        let keys = self.plan.paths.directories.keys(dir, self.plan.keys_total);
+        let expected = keys.len();
         let count = reader.vector(4)?.unwrap_or(0);
         let mut sum = 0;
         for _ in 0..count {
@@ -141,8 +201,8 @@ impl Mix {
             sum += name.get(1..).and_then(|digits| digits.parse::<u64>().ok()).unwrap_or(0);
         }
         let stat = Stat::decode(reader)?;
-        let expected_sum: u64 = (u64::from(first)..u64::from(first + expected)).sum();
-        let right = count == expected as usize && stat.num_children == expected as i32 && sum == expected_sum;
+        let expected_sum: u64 = keys.map(u64::from).sum();
+        let right = count == expected && stat.num_children == expected as i32 && sum == expected_sum;
         Ok(match right {
             true => Ok(()),
             false => {

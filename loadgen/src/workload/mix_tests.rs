@@ -2,10 +2,11 @@
 
 use super::super::mix::{Mix, MixPlan, MixSent};
 use super::super::{Port, Workload};
-use crate::content::{Content, Paths, Sizes};
+use crate::access::Access;
+use crate::content::{Content, Directories, Paths, Sizes};
 use crate::meter::{Meter, Shared};
 use crate::session::{Incoming, Reply, Session, Span};
-use crate::spec::{Doing, Operation, Pick};
+use crate::spec::{Doing, Operation, Pick, WatchCounts};
 use crate::tally::Miss;
 use falconer::wire::jute::{write_buffer, write_i32, write_string};
 use falconer::wire::record::Stat;
@@ -26,7 +27,7 @@ struct Bench {
 fn bench(doing: &[Doing], one_server: bool) -> Bench {
     let operation = |&doing| Operation { doing, weight: 1, ops: [2, 2], ephemeral: false, sequential: false };
     let plan = MixPlan {
-        paths: Paths { root: "/r".into(), keys_per_dir: 10 },
+        paths: Paths { root: "/r".into(), directories: Directories::Even(10), names: Sizes::Fixed(0) },
         sizes: Sizes::Fixed(SIZE),
         keys: 10..12,
         keys_total: 12,
@@ -34,6 +35,8 @@ fn bench(doing: &[Doing], one_server: bool) -> Bench {
         population: 0,
         operations: doing.iter().map(operation).collect(),
         pick: Pick::Uniform,
+        watch: WatchCounts::default(),
+        access: Access::new(&[]).unwrap(),
         one_server,
         seed: 1,
     };

@@ -12,6 +12,7 @@ mod queue;
 mod registry;
 mod storm;
 mod sweep;
+mod watching;
 
 pub use fill::Fill;
 pub use idle::Idle;
