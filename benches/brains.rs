@@ -1,5 +1,5 @@
 //! What the brains cost without sockets, rings and disk: a pipelined read, and a write from its frame to its reply.
-//! `cargo bench --bench brains`; under `cargo test` it runs once, so that it does not rot.
+//! `cargo bench --bench brains`; under `cargo test --benches` it runs once.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use falconer::peer::{Handshake, Introduction, Receiver, Secret, SessionKeys, frame_around};

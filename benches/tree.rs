@@ -1,5 +1,5 @@
 //! What the in-memory state costs: bytes per znode, time per change and per look-up, the longest single change, and
-//! how long a snapshot's slices and its loading take. Tiny under `cargo test`, real under `cargo bench`;
+//! how long a snapshot's slices and its loading take. Tiny under `cargo test --benches`, real under `cargo bench`;
 //! `NODES=10000000 cargo bench --bench tree` for more. Prints, asserts only the promised bytes per znode.
 
 use falconer::limits::BATCH_BYTES_POOLED;
