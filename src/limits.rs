@@ -35,6 +35,10 @@ pub const INPUT_SLACK_BYTES: usize = 64 << 10;
 pub const OUTPUT_BYTES_MAX: usize = 4 << 20;
 /// Proposed but not yet durable bytes beyond which no request is admitted.
 pub const PROPOSED_BYTES_MAX: usize = 64 << 20;
+/// Batches that a leader's own disk has not confirmed yet, beyond which it hands over leadership.
+pub const DISK_LAG_BYTES_MAX: usize = 64 << 20;
+/// Requests of one server that are on their way to the leader, beyond which its rings are left alone.
+pub const FORWARDED_BYTES_MAX: usize = 8 << 20;
 /// Requests that wait on a server for a leader, beyond which the rings are left alone.
 pub const PARKED_BYTES_MAX: usize = 8 << 20;
 /// Watch events for one connection that were not handed to its socket yet; it is closed beyond them.

@@ -106,6 +106,11 @@ impl Recovered {
         if crate::mutant!(M46) { self.superblock.boot } else { xxhash_rust::xxh3::xxh3_64(&bytes) as u32 }
     }
 
+    /// Whether something on the disk says that the last batch was durable.
+    pub fn marked(&self) -> bool {
+        self.marked
+    }
+
     /// What this server has bound itself to.
     pub fn promise(&self) -> Promise {
         self.superblock.promise()

@@ -202,12 +202,11 @@ fn ensemble(config: &Config) -> Ensemble {
 fn zab_config(config: &Config, seed: u64) -> ZabConfig {
     let replication = &config.replication;
     ZabConfig {
-        server: config.server.id,
-        ensemble: ensemble(config),
         election_timeout_ms: replication.election_timeout_ms,
         heartbeat_ms: replication.heartbeat_ms,
         disk_stall_ms: replication.disk_stall_ms,
         seed,
+        ..ZabConfig::new(config.server.id, ensemble(config))
     }
 }
 

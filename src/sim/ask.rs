@@ -164,6 +164,12 @@ impl Ask {
         )
     }
 
+    /// Whether a server with a full disk may refuse it: what frees room goes through.
+    pub fn may_grow(&self) -> bool {
+        let shrinks = matches!(self, Ask::Delete { .. } | Ask::TryRemove { .. } | Ask::RemoveRecursive { .. } | Ask::CloseSession);
+        self.is_write() && !shrinks
+    }
+
     /// Appends the whole frame: length, xid, opcode, record.
     pub fn encode_frame(&self, xid: i32, out: &mut Vec<u8>) {
         let mark = out.len();

@@ -8,7 +8,9 @@
 use super::ask::{Ask, WatchLists};
 use super::checker::{Checker, Heard, Hello, Link, Welcome};
 use super::linear::{Call, Token};
+use super::plan::Focus;
 use super::random::Dice;
+use super::recipes::Recipe;
 use super::workload::Swarm;
 use crate::wire::jute::Reader;
 use crate::wire::record::{ConnectRequest, event, xid as xids};
@@ -60,9 +62,15 @@ struct Manners {
 }
 
 impl Manners {
-    fn roll(dice: &mut Dice) -> Manners {
+    fn roll(focus: Focus, dice: &mut Dice) -> Manners {
         let mut bad = || dice.chance(25);
-        Manners { falls_silent: bad(), stops_reading: bad(), halves_frames: bad(), lies: bad(), takes_over: bad(), stays_away: bad() }
+        let manners =
+            Manners { falls_silent: bad(), stops_reading: bad(), halves_frames: bad(), lies: bad(), takes_over: bad(), stays_away: bad() };
+        match focus {
+            // A recipe promises nothing to those who share a session.
+            Focus::Recipes => Manners { takes_over: false, ..manners },
+            Focus::Everything | Focus::Registers => manners,
+        }
     }
 }
 
@@ -86,6 +94,11 @@ pub struct Client {
     id: u64,
     dice: Dice,
     manners: Manners,
+    /// Comes back at once when its connection breaks.
+    eager: bool,
+    /// Reads registers and writes none: nothing it asked for can be stuck behind a write.
+    only_reads: bool,
+    recipe: Option<Recipe>,
     session: i64,
     password: [u8; 16],
     /// The session is another client's.
@@ -118,14 +131,17 @@ pub struct Client {
 
 impl Client {
     /// A client with habits and a workload of its own. Ids differ.
-    pub fn new(id: u64, dice: &mut Dice) -> Client {
+    pub fn new(id: u64, focus: Focus, dice: &mut Dice) -> Client {
         let mut dice = Dice::new(dice.roll() ^ id);
         Client {
             outgoing: Vec::new(),
             tally: Tally::default(),
-            swarm: Swarm::roll(&mut dice),
+            swarm: Swarm::roll(focus, id, &mut dice),
             id,
-            manners: Manners::roll(&mut dice),
+            manners: Manners::roll(focus, &mut dice),
+            eager: focus == Focus::Registers,
+            only_reads: focus == Focus::Registers && id % 2 == 1,
+            recipe: (focus == Focus::Recipes).then(|| Recipe::roll(id, &mut dice)),
             dice,
             session: 0,
             borrowed: false,
@@ -202,11 +218,11 @@ impl Client {
     pub fn connect(&mut self, checker: &mut Checker, now_ms: u64) -> Link {
         assert!(self.link.is_none(), "one connection at a time");
         if self.manners.stays_away && self.dice.chance(20) {
-            self.forget_session();
+            self.forget_session(checker);
         }
         if self.borrowed && !self.manners.takes_over {
             // Two that behave do not fight over a session for ever.
-            self.forget_session();
+            self.forget_session(checker);
         }
         if self.manners.takes_over && self.dice.chance(30) {
             self.take_over(checker);
@@ -238,16 +254,19 @@ impl Client {
         link
     }
 
-    fn take_over(&mut self, checker: &Checker) {
+    fn take_over(&mut self, checker: &mut Checker) {
         if let Some((session, password)) = checker.some_session(self.dice.roll())
             && session != self.session
         {
-            self.forget_session();
+            self.forget_session(checker);
             (self.session, self.password, self.borrowed) = (session, password, true);
         }
     }
 
-    fn forget_session(&mut self) {
+    fn forget_session(&mut self, checker: &mut Checker) {
+        if let Some(recipe) = &mut self.recipe {
+            recipe.session_lost(&mut checker.recipes);
+        }
         (self.session, self.password, self.last_zxid, self.reply_zxid) = (0, [0; 16], 0, 0);
         self.borrowed = false;
         self.beliefs = Beliefs::default();
@@ -260,6 +279,9 @@ impl Client {
             checker.broken(link);
         }
         self.tally.unknown += self.waiting as u64;
+        if let Some(recipe) = &mut self.recipe {
+            recipe.unknown(&mut checker.recipes);
+        }
         if self.closing && self.waiting > 0 {
             // Whether the session was closed is unknown; the next handshake will tell.
             self.closing = false;
@@ -268,7 +290,13 @@ impl Client {
         self.outgoing.clear();
         self.incoming.clear();
         self.stash.clear();
-        let away_ms = if self.manners.stays_away && self.dice.chance(20) { self.timeout_ms * 2 } else { self.timeout_ms / 10 };
+        let away_ms = if self.eager {
+            10
+        } else if self.manners.stays_away && self.dice.chance(20) {
+            self.timeout_ms * 2
+        } else {
+            self.timeout_ms / 10
+        };
         self.next_connect_ms = now_ms + self.dice.below(away_ms as usize + 1) as u64;
     }
 
@@ -283,6 +311,12 @@ impl Client {
         if self.manners.stops_reading && dice.chance(2) {
             self.deaf_until_ms = now_ms + dice.below(self.timeout_ms as usize) as u64;
         }
+        if let Some(recipe) = &mut self.recipe {
+            if let Some(ask) = recipe.next(&mut checker.recipes) {
+                self.ask(ask, None, checker, now_ms);
+            }
+            return;
+        }
         let class = self.swarm.pick(dice);
         match self.swarm.ask(class, dice, &self.recent) {
             Some(ask) => self.ask(ask, None, checker, now_ms),
@@ -296,7 +330,7 @@ impl Client {
         self.values += 1;
         let value = self.id << 32 | self.values;
         let data = Some(value.to_be_bytes().to_vec());
-        match dice.below(10) {
+        match if self.only_reads { 9 } else { dice.below(10) } {
             0..2 => {
                 let token = checker.registers.call(Call::Create(value));
                 let acl = vec![crate::wire::record::Acl { perms: 31, scheme: "world".into(), id: "anyone".into() }];
@@ -384,7 +418,7 @@ impl Client {
             // The lie was noticed; the session is still there for the right password.
             Welcome::Expired if self.lied => {}
             Welcome::Expired => {
-                self.forget_session();
+                self.forget_session(checker);
                 self.tally.expired += 1;
             }
             Welcome::Open { session, timeout_ms, password } => {
@@ -433,15 +467,18 @@ impl Client {
                     true => self.tally.writes_acknowledged += 1,
                     false => self.tally.reads_checked += 1,
                 }
-                self.learn(&ask, err, &record);
+                self.learn(&ask, err, &record, checker);
             }
         }
     }
 
-    fn learn(&mut self, ask: &Ask, err: i32, record: &[u8]) {
+    fn learn(&mut self, ask: &Ask, err: i32, record: &[u8], checker: &mut Checker) {
         self.beliefs.learn(ask, err);
+        if let Some(recipe) = &mut self.recipe {
+            checker.follow_recipe(recipe, (self.session, ask, err, record), &mut self.dice);
+        }
         match ask {
-            Ask::CloseSession if err == code::OK => self.forget_session(),
+            Ask::CloseSession if err == code::OK => self.forget_session(checker),
             // Registers are left alone by everything else.
             Ask::Create { path, .. } if err == code::OK && !path.starts_with("/register-") => {
                 if self.recent.len() >= RECENT_MAX {

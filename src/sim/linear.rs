@@ -11,9 +11,9 @@ use std::hash::{BuildHasherDefault, DefaultHasher};
 /// Operations per register. A set of them is a u128.
 const WINDOW: usize = 100;
 /// Operations of unknown fate per register: each doubles the search.
-const UNKNOWN_MAX: usize = 8;
+const UNKNOWN_MAX: usize = 6;
 /// Configurations that a search looks at before it gives up.
-const SEARCHED_MAX: usize = 200_000;
+const SEARCHED_MAX: usize = 50_000;
 
 /// What was asked of a register. Values are never written twice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

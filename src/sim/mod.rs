@@ -5,9 +5,11 @@
 pub mod ask;
 pub mod checker;
 pub mod client;
+pub mod damage;
 pub mod disk;
 pub mod ghost;
 pub mod linear;
+pub mod machine;
 pub mod model;
 #[cfg(feature = "mutants")]
 pub mod mutants;
@@ -15,5 +17,8 @@ pub mod net;
 pub mod plan;
 pub mod process;
 pub mod random;
+pub mod recipes;
+pub mod regressions;
+pub mod scenario;
 pub mod workload;
 pub mod world;

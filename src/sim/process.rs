@@ -4,12 +4,14 @@
 
 use super::disk::SimDisk;
 use super::model::access::{self, SUPER};
+use crate::limits::DISK_LAG_BYTES_MAX;
+use crate::log::disk::Errno;
 use crate::log::recovery::Recovered;
-use crate::log::snapshot::SnapshotPointer;
+use crate::log::snapshot::{BadSnapshot, SnapshotPointer};
 use crate::log::{Effect, Frame, Job, Journal, LogConfig, OpId, Promise};
 use crate::pipeline::auth::AuthConfig;
 use crate::pipeline::message::{ConnId, Down, Up};
-use crate::pipeline::node::{Node, NodeConfig, NodeEffect};
+use crate::pipeline::node::{Node, NodeConfig, NodeEffect, WaitingConfig};
 use crate::pipeline::prepare::PrepareConfig;
 use crate::pipeline::replica::{Action, Replica, ReplicaConfig};
 use crate::tree::State;
@@ -36,6 +38,8 @@ pub struct Settings {
     pub election_timeout_ms: u64,
     pub counter_max: u32,
     pub snapshot_txns: u64,
+    /// Little may wait anywhere.
+    pub tight: bool,
     pub seed: u64,
 }
 
@@ -166,7 +170,7 @@ impl Process {
             pending: pending.into_iter().map(Arc::new).collect(),
             snapshot: found.snapshot,
         };
-        Process {
+        let mut process = Process {
             incarnation,
             shards,
             node: Node::new(node_config(settings, boot), start, now_ms),
@@ -183,7 +187,11 @@ impl Process {
             next_tick_ms: now_ms,
             turn_us: None,
             outs: Vec::new(),
-        }
+        };
+        let mut effects = Vec::new();
+        process.journal.tick(now_ms, &mut effects);
+        process.journal_effects(effects, now_ms);
+        process
     }
 
     // ---- a shard
@@ -268,8 +276,15 @@ impl Process {
     }
 
     /// The file of [`Out::Snapshot`] is complete.
-    pub fn snapshot_file_done(&mut self, pointer: SnapshotPointer, now_ms: u64) {
-        self.written_snapshot = Some(pointer);
+    pub fn snapshot_file_done(&mut self, written: Result<SnapshotPointer, Errno>, now_ms: u64) {
+        match written {
+            Ok(pointer) => self.written_snapshot = Some(pointer),
+            Err(errno) => {
+                let mut effects = Vec::new();
+                self.journal.snapshot_written(Err(errno), now_ms, &mut effects);
+                self.journal_effects(effects, now_ms);
+            }
+        }
         self.offer_snapshot(now_ms);
     }
 
@@ -307,6 +322,7 @@ impl Process {
             self.journal.tick(now_ms, &mut effects);
         }
         self.journal_effects(effects, now_ms);
+        self.node.set_space_low(self.journal.space_low());
         let (base, snapshot) = (self.journal.log_base(), self.journal.superblock().snapshot);
         self.node.log_kept(base, snapshot);
     }
@@ -394,11 +410,11 @@ impl Process {
     }
 
     /// The snapshot is installed: every shard takes its State, then the Node goes on.
-    pub fn swap(&mut self, disk: &SimDisk, pointer: SnapshotPointer, cluster: u128, now_ms: u64) {
+    pub fn swap(&mut self, disk: &SimDisk, pointer: SnapshotPointer, cluster: u128, now_ms: u64) -> Result<(), BadSnapshot> {
         self.walk = None;
         self.written_snapshot = None;
         for k in 0..self.shards.len() {
-            let state = load_snapshot(disk, &pointer, cluster);
+            let state = load_snapshot(disk, &pointer, cluster)?;
             let shard = &mut self.shards[k];
             shard.downs.clear();
             shard.applied = self.published.len();
@@ -407,6 +423,7 @@ impl Process {
         }
         self.node.installed(pointer, now_ms);
         self.node_effects(now_ms);
+        Ok(())
     }
 }
 
@@ -439,12 +456,14 @@ fn load(disk: &SimDisk, found: &Recovered, upto: u64) -> State {
     state
 }
 
-fn load_snapshot(disk: &SimDisk, pointer: &SnapshotPointer, cluster: u128) -> State {
+fn load_snapshot(disk: &SimDisk, pointer: &SnapshotPointer, cluster: u128) -> Result<State, BadSnapshot> {
     let mut loader = Loader::new(true);
-    let push = |chunk: &[u8]| loader.push(chunk).expect("the file was verified");
-    let read = crate::log::snapshot::read(disk, &pointer.file_name(), cluster, push, |_| ());
-    assert_eq!(read, Ok(*pointer), "an installed snapshot reads back");
-    loader.finish().expect("a snapshot is whole")
+    let push = |chunk: &[u8]| loader.push(chunk).expect("the sum of the chunk holds");
+    let read = crate::log::snapshot::read(disk, &pointer.file_name(), cluster, push, |_| ())?;
+    if read != *pointer {
+        return Err(BadSnapshot::Other);
+    }
+    Ok(loader.finish().expect("a snapshot is whole"))
 }
 
 fn auth_config() -> AuthConfig {
@@ -456,12 +475,21 @@ fn replica_config(settings: &Settings, shard: u16, boot: u32) -> ReplicaConfig {
     ReplicaConfig { server: settings.server, shard, boot, alone, auth: auth_config(), ..ReplicaConfig::default() }
 }
 
+/// See [`Settings::tight`].
+pub fn waiting_config(tight: bool) -> WaitingConfig {
+    match tight {
+        true => WaitingConfig { proposed_bytes_max: 32 << 10, forwarded_bytes_max: 400, parked_bytes_max: 2 << 10 },
+        false => WaitingConfig::default(),
+    }
+}
+
 fn zab_config(settings: &Settings, boot: u32) -> ZabConfig {
     let election_timeout_ms = settings.election_timeout_ms;
     ZabConfig {
         seed: settings.seed ^ u64::from(boot),
         election_timeout_ms,
         heartbeat_ms: election_timeout_ms / 6,
+        disk_lag_bytes_max: if settings.tight { 64 << 10 } else { DISK_LAG_BYTES_MAX },
         ..ZabConfig::new(settings.server, settings.ensemble.clone())
     }
 }
@@ -470,6 +498,7 @@ fn node_config(settings: &Settings, boot: u32) -> NodeConfig {
     NodeConfig {
         boot,
         counter_max: settings.counter_max,
+        waiting: waiting_config(settings.tight),
         prepare: PrepareConfig { auth: auth_config(), extended_types_enabled: true, ..PrepareConfig::default() },
         zab: zab_config(settings, boot),
         ..NodeConfig::alone(settings.server, settings.shards)

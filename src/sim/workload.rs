@@ -4,6 +4,7 @@
 
 use super::ask::{Ask, Data};
 use super::model::access::SUPER;
+use super::plan::Focus;
 use super::random::Dice;
 use crate::wire::extension::opcode as extension;
 use crate::wire::record::Acl;
@@ -95,8 +96,12 @@ pub struct Swarm {
 
 impl Swarm {
     /// Each class is off in one of four swarms, and now and then very frequent.
-    pub fn roll(dice: &mut Dice) -> Swarm {
-        let mut weights = CLASSES.map(|(_, weight)| match dice.below(8) {
+    pub fn roll(focus: Focus, id: u64, dice: &mut Dice) -> Swarm {
+        if focus == Focus::Registers && id % 2 == 1 {
+            return Swarm::only(&[Class::Register, Class::Sync, Class::Get]);
+        }
+        let mut weights = CLASSES.map(|(class, weight)| match dice.below(8) {
+            _ if focus == Focus::Registers && matches!(class, Class::Register | Class::Sync) => 100,
             0 | 1 => 0,
             2 => weight * 5,
             _ => weight,

@@ -7,15 +7,18 @@ use super::checker::{Checker, Judged, Settings as CheckerSettings};
 use super::client::{Client, Tally};
 use super::disk::SimDisk;
 use super::ghost::Ghost;
+use super::machine::Machine;
 use super::net::Net;
-use super::plan::Plan;
-use super::process::{Out, Process, Settings};
+use super::plan::{Fault, Plan};
+use super::process::{Out, Process, Settings, waiting_config};
 use super::random::Dice;
+use crate::limits::BATCH_BYTES_POOLED;
 use crate::log::disk::Disk;
 use crate::log::recovery::{self, Format};
 use crate::log::segment::file_name;
 use crate::log::snapshot::SnapshotPointer;
 use crate::pipeline::message::ConnId;
+use crate::pipeline::node::{Node, WaitingConfig};
 use crate::pipeline::replica::Census;
 use crate::tree::State;
 use crate::wire::batch::Position;
@@ -30,7 +33,8 @@ mod effects;
 mod faults;
 
 const SEGMENT_BYTES: u64 = 64 << 10;
-const WALL_MS: i64 = 1_700_000_000_000;
+/// No client here sends a longer request.
+const REQUEST_BYTES_MAX: usize = 32 << 10;
 /// How long a healed ensemble may take to settle.
 const SETTLE_MS: u64 = 20_000;
 /// How long it is watched afterwards: longer than the shortest session timeouts.
@@ -119,21 +123,22 @@ enum Event {
     Fault {
         index: usize,
     },
-}
-
-/// One machine.
-struct Machine {
-    disk: SimDisk,
-    process: Option<Process>,
-    paused_until_us: u64,
-    slow_factor: u64,
-    slow_until_us: u64,
-    fail_next_write: bool,
-    job_running: bool,
-    next_incarnation: u64,
-    /// The name of its process in origins.
-    run: u32,
-    formats: u64,
+    /// The end of a leader that has just begun.
+    Depose {
+        server: u16,
+    },
+    /// The end of a process that has just installed a snapshot.
+    Die {
+        server: u16,
+    },
+    /// There is room on the disk again.
+    Room {
+        server: u16,
+    },
+    /// The operator has given up on a damaged disk.
+    Replace {
+        server: u16,
+    },
 }
 
 /// Everything.
@@ -155,6 +160,13 @@ pub struct World {
     quiet: bool,
     digests: BTreeMap<u64, u128>,
     faults_over: bool,
+    /// New leaders are cut off until then; the last epoch whose leader was.
+    usurped_until_us: u64,
+    usurped_epoch: u32,
+    /// A leader, and how many more messages it may receive.
+    usurper: Option<(u16, usize)>,
+    /// Servers that install a snapshot die until then.
+    interrupted_until_us: u64,
     report: Report,
 }
 
@@ -181,34 +193,27 @@ impl World {
             clients: Vec::new(),
             background: BTreeMap::new(),
             next_background: 0,
-            checker: Checker::new(CheckerSettings::default()),
+            checker: Checker::new(checker_settings(&plan)),
             quiet: false,
             digests: BTreeMap::new(),
             faults_over: false,
+            usurped_until_us: 0,
+            usurped_epoch: 0,
+            usurper: None,
+            interrupted_until_us: 0,
             report: Report::default(),
             plan,
         };
         for server in 1..=world.plan.servers() {
             let disk = SimDisk::new(world.plan.seed ^ u64::from(server) << 40);
-            let machine = Machine {
-                disk,
-                process: None,
-                paused_until_us: 0,
-                slow_factor: 1,
-                slow_until_us: 0,
-                fail_next_write: false,
-                job_running: false,
-                next_incarnation: 1,
-                run: 0,
-                formats: 0,
-            };
+            let machine = Machine::new(disk, world.plan.drift_ppm, &mut world.dice);
             world.machines.insert(server, machine);
             world.format(server);
             let delay_us = world.dice.below(50_000) as u64;
             world.at(delay_us, Event::Restart { server });
         }
         for client in 0..world.plan.clients {
-            world.clients.push(clients::Slot::new(client as u64, &mut world.dice));
+            world.clients.push(clients::Slot::new(client as u64, world.plan.focus, &mut world.dice));
             world.at(1000, Event::ClientTurn { client });
         }
         for (index, (at_ms, _)) in world.plan.faults.clone().iter().enumerate() {
@@ -237,8 +242,9 @@ impl World {
         self.now_us / 1000
     }
 
-    fn wall_ms(&self) -> i64 {
-        WALL_MS + self.now_ms() as i64
+    /// What a server's own clock shows. No two are alike.
+    fn clock_ms(&self, server: u16) -> u64 {
+        self.machines[&server].clock.now_ms(self.now_us)
     }
 
     fn at(&mut self, at_us: u64, event: Event) {
@@ -309,7 +315,7 @@ impl World {
     /// With all clients gone every session ends, and in time (G4).
     fn everybody_leaves(&mut self) {
         (0..self.clients.len()).for_each(|client| self.cut_client(client));
-        let longest_ms = CheckerSettings::default().session_timeout_ms_max as u64;
+        let longest_ms = CheckerSettings::default().session_timeout_ms_max as u64 * 21 / 20;
         let end_us = self.now_us + (longest_ms + 4 * ENDING_MS) * 1000;
         while let Some(Reverse((at_us, _, event))) = self.queue.pop_if_before(end_us) {
             self.now_us = at_us;
@@ -340,7 +346,9 @@ impl World {
                 let applied: Vec<String> = p.shards.iter().map(|s| format!("0x{:x}", s.replica.applied())).collect();
                 let (standing, serves) = (p.node.standing(), p.node.serves());
                 let (promise, tail) = (p.journal.superblock().promise(), p.journal.durable().zxid);
-                format!("server {server} {standing:?} serves {serves} {promise:x?} durable 0x{tail:x} applied {applied:?}")
+                let (ready, low, writing, jobs) = (p.journal.ready(), p.journal.space_low(), p.writing, p.jobs.len());
+                let log = format!("log ready {ready} low {low} writing {writing} jobs {jobs} running {}", m.job_running);
+                format!("server {server} {standing:?} serves {serves} {promise:x?} durable 0x{tail:x} applied {applied:?} {log}")
             }
         };
         let servers: Vec<String> = self.machines.iter().map(server).collect();
@@ -352,7 +360,7 @@ impl World {
         for slot in &self.clients {
             self.report.tally.add(&slot.client.tally);
         }
-        self.checker.registers.finish();
+        self.checker.finish();
         self.report.judged = self.checker.judged();
         self.report.simulated_ms = self.now_ms();
         self.report.batches = self.ghost.batches_committed() as u64;
@@ -378,6 +386,10 @@ impl World {
             Event::ToServer { client, generation } => self.server_receives(client, generation),
             Event::ToClient { client, generation } => self.client_receives(client, generation),
             Event::Fault { index } => self.strike(index),
+            Event::Depose { server } => self.depose(server),
+            Event::Die { server } => self.die(server),
+            Event::Room { server } => self.make_room(server),
+            Event::Replace { server } => self.replace(server),
         }
     }
 
@@ -401,6 +413,7 @@ impl World {
         };
         if let Some(epoch) = leads {
             self.ghost.leads(server, epoch, |position| process.node.has(position));
+            self.usurp(server, epoch);
         }
         self.machines.get_mut(&server).expect("it is there").process = Some(process);
         self.outs(server, incarnation, outs);
@@ -413,7 +426,7 @@ impl World {
             if process.shards[shard].turn_us.take_if(|due| *due <= world.now_us).is_none() {
                 return;
             }
-            let now_ms = world.now_ms();
+            let now_ms = world.clock_ms(server);
             let digests = &mut world.digests;
             let news = process.shard_turn(shard, now_ms, |state| agree(digests, state));
             world.wake_shard(process, server, shard, 50_000);
@@ -429,9 +442,10 @@ impl World {
             if process.turn_us.take_if(|due| *due <= world.now_us).is_none() {
                 return;
             }
-            let (now_ms, wall_ms) = (world.now_ms(), world.wall_ms());
+            let (now_ms, wall_ms) = (world.clock_ms(server), world.machines[&server].clock.wall_ms(world.now_us));
             let digests = &mut world.digests;
             process.pipeline_turn(now_ms, wall_ms, |state| agree(digests, state));
+            world.check_waits(server, &process.node);
             let next_ms = process.node.deadline_ms().clamp(now_ms + 1, now_ms + 50);
             world.wake_pipeline(process, server, (next_ms - now_ms) * 1000);
             for shard in 0..process.shards.len() {
@@ -441,6 +455,19 @@ impl World {
                 }
             }
         });
+    }
+
+    /// What waits for others on a server is bounded (L3): no request is taken on while too much waits already.
+    fn check_waits(&self, server: u16, node: &Node) {
+        let WaitingConfig { proposed_bytes_max, forwarded_bytes_max, parked_bytes_max } = waiting_config(self.plan.tight);
+        let waits = node.waits();
+        let forwards = waits.forwarded_bytes - waits.longest_bytes <= forwarded_bytes_max;
+        let heartbeat_ms = self.plan.election_timeout_ms / 6 + 50;
+        let keeps_up = waits.lag_ms <= node.disk_stall_ms() + heartbeat_ms;
+        let proposes = waits.proposed_bytes <= proposed_bytes_max + 2 * BATCH_BYTES_POOLED;
+        let windows_bytes = usize::from(self.plan.servers()) * (forwarded_bytes_max + REQUEST_BYTES_MAX);
+        let parks = waits.parked_bytes <= parked_bytes_max + windows_bytes;
+        assert!(forwards && proposes && parks && keeps_up, "L3: too much waits on server {server}: {waits:?}");
     }
 
     /// A turn of the pipeline within `delay_us`, if none is due earlier.
@@ -467,6 +494,7 @@ impl World {
             return;
         }
         let bytes = self.net.arrived(from, to, self.now_us);
+        self.count_message(to);
         let Some(mut process) = self.machines.get_mut(&to).and_then(|m| m.process.take()) else { return };
         if process.links.get(&from) == Some(&generation) {
             process.inbox.entry(from).or_default().extend_from_slice(&bytes);
@@ -495,7 +523,7 @@ impl World {
         }
         let Some(incarnation) = self.machines[&server].process.as_ref().map(|p| p.incarnation) else { return };
         self.with_process(server, incarnation, Event::LinkUp { server, peer, generation }, |world, process| {
-            let now_ms = world.now_ms();
+            let now_ms = world.clock_ms(server);
             if process.links.insert(peer, generation).is_some() {
                 process.node.peer_down(peer, now_ms);
             }
@@ -514,7 +542,7 @@ impl World {
             if process.links.get(&peer) == Some(&generation) {
                 process.links.remove(&peer);
                 process.inbox.remove(&peer);
-                let now_ms = world.now_ms();
+                let now_ms = world.clock_ms(server);
                 process.node.peer_down(peer, now_ms);
                 process.node_effects(now_ms);
                 world.wake_pipeline(process, server, 5);
@@ -531,6 +559,12 @@ impl World {
             self.at(open_us + delay_us, Event::LinkDown { server, peer, generation });
         }
     }
+}
+
+/// What the checker must know of a plan.
+fn checker_settings(plan: &Plan) -> CheckerSettings {
+    let refusals = plan.faults.iter().any(|(_, fault)| matches!(fault, Fault::DiskFull { .. }));
+    CheckerSettings { refusals, drift_ppm: u64::from(plan.drift_ppm), ..CheckerSettings::default() }
 }
 
 /// Equal zxids, equal states.
@@ -553,6 +587,7 @@ impl PopBefore for BinaryHeap<Reverse<(u64, u64, Event)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sim::plan::Focus;
 
     #[test]
     fn many_seeds_keep_every_promise() {
@@ -567,16 +602,21 @@ mod tests {
     }
 
     /// The paths that are rare, and that a run of these seeds must have taken.
-    const RARE: [&str; 8] = [
+    const RARE: [&str; 11] = [
+        "a batch is sent ahead of the leader's own log",
         "a follower gives its leader up for silence",
         "a follower is fed from the log",
+        "a leader hands over because its disk lags",
         "a leader renews its epoch",
+        "a server does not start on a damaged disk",
         "a snapshot from the leader was installed",
         "stands for election",
         "sync by diff",
         "sync by snapshot",
         "sync by truncation",
     ];
+    /// Those that need more seeds than a test has time for.
+    const RAREST: [&str; 2] = ["a server reads damage and ends", "what was sent ahead is forgotten with the leadership"];
 
     #[test]
     fn rare_paths_are_taken() {
@@ -584,8 +624,46 @@ mod tests {
         (100..160).for_each(|seed| drop(run(Plan::of_seed(seed))));
         let hits = crate::marks::take_hits();
         let missed: Vec<&str> = RARE.into_iter().filter(|name| !hits.contains_key(name)).collect();
-        let unlisted: Vec<&&str> = hits.keys().filter(|name| !RARE.contains(name)).collect();
+        let unlisted: Vec<&&str> = hits.keys().filter(|name| !RARE.contains(name) && !RAREST.contains(name)).collect();
         assert!(missed.is_empty() && unlisted.is_empty(), "missed {missed:?}, not listed {unlisted:?}");
+    }
+
+    /// Three voters and five clients; nothing goes wrong but the leader's disk.
+    fn slow_leader(factor: u64, for_ms: u64, end_ms: u64) -> Report {
+        run(Plan {
+            seed: 5,
+            story: None,
+            voters: 3,
+            observers: 0,
+            shards: 1,
+            clients: 5,
+            focus: Focus::Everything,
+            duration_ms: end_ms,
+            events_max: 200_000,
+            election_timeout_ms: 300,
+            counter_max: u32::MAX >> 1,
+            snapshot_txns: 100_000,
+            drift_ppm: 0,
+            tight: false,
+            faults: vec![(1000, Fault::SlowDisk { server: 0, factor, for_ms })],
+        })
+    }
+
+    /// D21: what a leader's disk is late with the others' disks commit.
+    #[test]
+    fn a_leaders_slow_disk_does_not_stop_the_ensemble() {
+        let before = slow_leader(1, 800, 1000).batches;
+        let (usual, slow) = (slow_leader(1, 800, 1800).batches, slow_leader(1000, 800, 1800).batches);
+        assert!(slow - before > (usual - before) / 2, "{before} batches, then {usual} as usual and {slow} with a slow disk");
+    }
+
+    /// A disk that stays slow costs its server the leadership, and the ensemble no more than an election.
+    #[test]
+    fn a_leader_whose_disk_lags_hands_over() {
+        let before = slow_leader(1, 1, 1000);
+        let after = slow_leader(20_000, 4000, 4500);
+        assert!(after.epochs > before.epochs, "{before:?} {after:?}");
+        assert!(after.batches > 2 * before.batches, "{before:?} {after:?}");
     }
 
     #[test]

@@ -300,6 +300,14 @@ impl Batch {
         Position { zxid: self.header.last_zxid, chain: self.header.chain }
     }
 
+    /// The same batch in another buffer, for a second owner. `buffer` is used if it is large enough.
+    pub fn copy(&self, buffer: AlignedBuf) -> Batch {
+        let frame = self.frame();
+        let mut buf = if frame.len() <= buffer.len() { buffer } else { AlignedBuf::with_capacity(frame.len()) };
+        buf[..frame.len()].copy_from_slice(frame);
+        Batch { buf, header: self.header }
+    }
+
     /// The transactions in order, read in place.
     pub fn txns(&self) -> impl ExactSizeIterator<Item = &ArchivedTxn<'_>> {
         (0..self.header.count as usize).map(|i| {

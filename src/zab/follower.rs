@@ -111,9 +111,8 @@ impl Zab {
         }
         assert!(to.zxid >= self.committed, "told to cut 0x{:x}, which is committed: a leader without it must not exist", self.committed);
         assert!(self.settled(), "the leader was told what is on the medium");
-        self.positions.truncate(to);
+        self.forget_after(to);
         self.durable = to;
-        while self.recent.pop_back_if(|batch| batch.position().zxid > to.zxid).is_some() {}
         self.effects.push_back(Effect::Truncate(to));
         if let Some(follower) = self.following(peer, epoch) {
             follower.stage = Stage::Active;
@@ -192,6 +191,8 @@ impl Zab {
         self.committed = self.committed.max(pointer.position.zxid);
         self.published = self.committed;
         self.recent.clear();
+        self.unconfirmed.clear();
+        self.unconfirmed_bytes = 0;
         self.queue.clear();
         if let Role::Follower(follower) = &mut self.role
             && follower.stage == Stage::Snapshot(pointer)

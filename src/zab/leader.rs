@@ -86,7 +86,11 @@ impl Zab {
 
     pub(super) fn leader_tick(&mut self) {
         let (now_ms, beat_ms) = (self.now_ms, self.config.heartbeat_ms);
-        if !self.hears_quorum() || self.disk_hangs() {
+        if self.disk_lags() {
+            crate::mark!("a leader hands over because its disk lags");
+            return self.look(false);
+        }
+        if !self.hears_quorum() {
             return self.look(false);
         }
         let Some(leader) = self.leader().filter(|l| now_ms >= l.next_beat_ms) else { return };
@@ -104,10 +108,17 @@ impl Zab {
         self.config.ensemble.is_quorum(|server| server == me || hears(server))
     }
 
-    /// A leader alone with its disk has nobody to hand over to.
-    fn disk_hangs(&self) -> bool {
-        let since_ms = self.unconfirmed_since_ms.filter(|_| !self.config.ensemble.is_alone());
-        since_ms.is_some_and(|since_ms| self.now_ms >= since_ms + self.config.disk_stall_ms)
+    /// Whether our own disk is too far behind to lead. A leader alone with its disk has nobody to hand over to.
+    pub fn disk_lags(&self) -> bool {
+        let long = self.lag_ms() >= self.config.disk_stall_ms;
+        let lags = long || self.unconfirmed_bytes > self.config.disk_lag_bytes_max;
+        lags && !self.config.ensemble.is_alone() && !mutant!(M83)
+    }
+
+    /// For how long a leader's disk has owed a confirmation.
+    pub fn lag_ms(&self) -> u64 {
+        let leads = matches!(self.role, Role::Leader(_)) && !self.config.ensemble.is_alone();
+        self.unconfirmed.front().filter(|_| leads).map_or(0, |(_, since_ms, _)| self.now_ms.saturating_sub(*since_ms))
     }
 
     /// Asks a server that does not follow yet to do so.

@@ -22,6 +22,7 @@ pub mod quorum;
 #[cfg(test)]
 mod tests;
 
+use crate::limits::DISK_LAG_BYTES_MAX;
 use crate::log::Promise;
 use crate::log::snapshot::SnapshotPointer;
 use crate::mutant;
@@ -46,8 +47,9 @@ pub struct ZabConfig {
     pub election_timeout_ms: u64,
     /// How often a leader is heard at least. Well below `election_timeout_ms`.
     pub heartbeat_ms: u64,
-    /// A log write that takes longer makes a leader give up: its disk hangs.
+    /// A batch that the own disk does not confirm for so long, or more bytes of them, make a leader hand over: it lags behind.
     pub disk_stall_ms: u64,
+    pub disk_lag_bytes_max: usize,
     /// Random bits, different at every start: they spread election timers.
     pub seed: u64,
 }
@@ -55,7 +57,15 @@ pub struct ZabConfig {
 impl ZabConfig {
     /// With the timeouts of a local network.
     pub fn new(server: u16, ensemble: Ensemble) -> ZabConfig {
-        ZabConfig { server, ensemble, election_timeout_ms: 300, heartbeat_ms: 50, disk_stall_ms: 1000, seed: u64::from(server) }
+        ZabConfig {
+            server,
+            ensemble,
+            election_timeout_ms: 300,
+            heartbeat_ms: 50,
+            disk_stall_ms: 1000,
+            disk_lag_bytes_max: DISK_LAG_BYTES_MAX,
+            seed: u64::from(server),
+        }
     }
 }
 
@@ -154,15 +164,16 @@ pub struct Zab {
     published: u64,
     /// Received, not yet given to the log.
     queue: VecDeque<Batch>,
-    /// In the log's hands, and not yet both durable and published.
+    /// In the log's hands or waiting for them, and not yet both durable and published.
     recent: VecDeque<Arc<Batch>>,
     snapshot: Option<SnapshotPointer>,
     /// A snapshot that has come in part, and how far.
     incoming: Option<(SnapshotPointer, u64)>,
     /// A part of it is being written, or the whole of it takes the place of the log: what this server has is in between.
     storing: bool,
-    /// Since when the log has not confirmed what it was given.
-    unconfirmed_since_ms: Option<u64>,
+    /// Batches that the log has not confirmed: zxid, since when, and bytes.
+    unconfirmed: VecDeque<(u64, u64, usize)>,
+    unconfirmed_bytes: usize,
     dice: u64,
     /// Names reads from the log, over all epochs: what was read for an earlier one is of no use.
     next_token: u64,
@@ -189,7 +200,8 @@ impl Zab {
             snapshot: start.snapshot,
             incoming: None,
             storing: false,
-            unconfirmed_since_ms: None,
+            unconfirmed: VecDeque::new(),
+            unconfirmed_bytes: 0,
             dice: config.seed,
             next_token: 0,
             now_ms,
@@ -329,15 +341,35 @@ impl Zab {
         self.queue.pop_front()
     }
 
-    /// The log has taken a batch: one of [`Zab::next_batch`], or one that this leader proposes.
+    /// The log has taken a batch: one of [`Zab::next_batch`], or one that this leader proposes. It may also get the latter
+    /// later, in the same order: followers have them at once, so that a leader's slow disk is nobody else's.
     pub fn log_took(&mut self, batch: Arc<Batch>) {
         self.positions.push(batch.position());
+        let bytes = batch.frame().len();
+        self.unconfirmed.push_back((batch.position().zxid, self.now_ms, bytes));
+        self.unconfirmed_bytes += bytes;
         self.recent.push_back(batch);
-        self.unconfirmed_since_ms = Some(self.now_ms);
         match &self.role {
             Role::Leader(_) => self.pump_all(),
             Role::Follower(_) => self.advance_follower(),
             _ => {}
+        }
+    }
+
+    /// The batches from this zxid on were never given to the log, and are not committed: this server does not lead any more.
+    pub fn forget_from(&mut self, first_zxid: u64) {
+        let to = self.positions.before(first_zxid);
+        assert!(to.zxid >= self.committed && to.zxid >= self.durable.zxid, "what is committed or durable is not forgotten");
+        self.forget_after(to);
+        self.ack_epoch();
+    }
+
+    /// The log ends here.
+    fn forget_after(&mut self, to: Position) {
+        self.positions.truncate(to);
+        while self.recent.pop_back_if(|batch| batch.position().zxid > to.zxid).is_some() {}
+        while let Some((_, _, bytes)) = self.unconfirmed.pop_back_if(|(zxid, ..)| *zxid > to.zxid) {
+            self.unconfirmed_bytes -= bytes;
         }
     }
 
@@ -346,7 +378,9 @@ impl Zab {
         self.now_ms = now_ms;
         assert!(self.positions.has(position), "the log confirms what it was given");
         self.durable = position;
-        self.unconfirmed_since_ms = (position != self.appended()).then_some(now_ms);
+        while let Some((_, _, bytes)) = self.unconfirmed.pop_front_if(|(zxid, ..)| *zxid <= position.zxid) {
+            self.unconfirmed_bytes -= bytes;
+        }
         match &mut self.role {
             Role::Leader(_) => self.advance_commit(),
             Role::Follower(follower) => {

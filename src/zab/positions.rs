@@ -43,6 +43,12 @@ impl Positions {
         self.ends.get(i).copied().filter(|p| p.zxid == zxid)
     }
 
+    /// The last batch end before this zxid.
+    pub fn before(&self, zxid: u64) -> Position {
+        let i = self.ends.partition_point(|p| p.zxid < zxid);
+        self.ends[i.checked_sub(1).expect("the base comes before every batch")]
+    }
+
     /// Whether the log has this batch end, with this history before it.
     pub fn has(&self, position: Position) -> bool {
         self.at(position.zxid) == Some(position)

@@ -6,13 +6,14 @@
 
 mod replication;
 mod requests;
+mod waiting;
 
 pub use requests::same_password;
 
 use super::deadlines::{Deadlines, Holder};
 use super::message::{Answer, ConnId, Down, Submit, Up};
 use super::prepare::{Prepare, PrepareConfig};
-use crate::limits::{BATCH_BYTES_POOLED, PARKED_BYTES_MAX, PROPOSED_BYTES_MAX};
+use crate::limits::{BATCH_BYTES_POOLED, FORWARDED_BYTES_MAX, PARKED_BYTES_MAX, PROPOSED_BYTES_MAX};
 use crate::log::Promise;
 use crate::log::snapshot::SnapshotPointer;
 use crate::mutant;
@@ -23,10 +24,11 @@ use crate::wire::txn::{Op, Origin, Txn};
 use crate::zab::message::Outgoing;
 use crate::zab::quorum::Ensemble;
 use crate::zab::{LearnerFigures, Standing, Start, Zab, ZabConfig};
-use replication::{Parked, Pending, Touches};
+use replication::{Pending, Touches};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
+use waiting::{Forwarded, Parked};
 
 /// What a Node must know before it starts.
 #[derive(Clone, Debug)]
@@ -40,6 +42,7 @@ pub struct NodeConfig {
     pub leaderless_ms: u64,
     /// Counters of an epoch beyond which the leader goes on to the next epoch.
     pub counter_max: u32,
+    pub waiting: WaitingConfig,
     pub prepare: PrepareConfig,
     pub reap: ReapConfig,
     pub zab: ZabConfig,
@@ -57,11 +60,45 @@ impl NodeConfig {
             tick_ms: 1000,
             leaderless_ms: 4000,
             counter_max: COUNTER_MAX,
+            waiting: WaitingConfig::default(),
             prepare: PrepareConfig::default(),
             reap: ReapConfig::default(),
             zab: ZabConfig::new(server, Ensemble::alone(server)),
         }
     }
+}
+
+/// How much may wait on a server before it leaves its rings alone, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct WaitingConfig {
+    /// Proposed by this leader and not committed.
+    pub proposed_bytes_max: usize,
+    /// Requests on their way to the leader.
+    pub forwarded_bytes_max: usize,
+    /// Requests for which there is no leader.
+    pub parked_bytes_max: usize,
+}
+
+impl Default for WaitingConfig {
+    fn default() -> WaitingConfig {
+        WaitingConfig {
+            proposed_bytes_max: PROPOSED_BYTES_MAX,
+            forwarded_bytes_max: FORWARDED_BYTES_MAX,
+            parked_bytes_max: PARKED_BYTES_MAX,
+        }
+    }
+}
+
+/// What waits on a server, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Waits {
+    pub proposed_bytes: usize,
+    pub forwarded_bytes: usize,
+    /// The longest of what was forwarded.
+    pub longest_bytes: usize,
+    pub parked_bytes: usize,
+    /// For how long a leader's own disk has owed a confirmation.
+    pub lag_ms: u64,
 }
 
 /// When the server deletes containers and TTL nodes by itself (ZooKeeper's `znode.container.*`).
@@ -144,6 +181,9 @@ pub struct Node {
     builder: BatchBuilder,
     /// Closed because they were full, waiting for the log.
     closed: VecDeque<Batch>,
+    /// Sent to the followers before our own log could take them; it gets them in this order.
+    ahead: VecDeque<Arc<Batch>>,
+    forwarded: Forwarded,
     spares: Vec<AlignedBuf>,
     /// Bytes of batches that were given to the log and are not published, by zxid.
     proposed: VecDeque<(u64, usize)>,
@@ -182,6 +222,8 @@ impl Node {
             deadlines: Deadlines::new(config.shards, config.tick_ms),
             builder: BatchBuilder::default(),
             closed: VecDeque::new(),
+            ahead: VecDeque::new(),
+            forwarded: Forwarded::default(),
             spares: Vec::new(),
             proposed: VecDeque::new(),
             proposed_bytes: 0,
@@ -237,7 +279,7 @@ impl Node {
 
     /// Whether everything that was proposed is in the log and committed.
     fn is_settled(&self) -> bool {
-        self.builder.is_empty() && self.closed.is_empty() && self.zab.appended().zxid == self.zab.committed()
+        self.builder.is_empty() && self.closed.is_empty() && self.ahead.is_empty() && self.zab.appended().zxid == self.zab.committed()
     }
 
     /// After [`Node::leave`]: nobody waits for this server any more.
@@ -253,9 +295,30 @@ impl Node {
         NodeFigures { epoch: self.zab.epoch(), barriers_waiting: self.pending.len(), learners: self.zab.learners() }
     }
 
-    /// False: leave the rings alone until the disk, or a new leader, has caught up.
+    /// False: leave the rings alone until the disk, the leader, or a new leader, has caught up.
     pub fn admits(&self) -> bool {
-        self.proposed_bytes < PROPOSED_BYTES_MAX && self.parked.bytes() < PARKED_BYTES_MAX
+        self.has_room() && self.forwards_more() && self.parked.bytes() < self.config.waiting.parked_bytes_max
+    }
+
+    /// Whether this leader may propose more.
+    fn has_room(&self) -> bool {
+        self.proposed_bytes < self.config.waiting.proposed_bytes_max
+    }
+
+    /// What waits here.
+    pub fn waits(&self) -> Waits {
+        Waits {
+            proposed_bytes: self.proposed_bytes,
+            forwarded_bytes: self.forwarded.bytes(),
+            longest_bytes: self.forwarded.longest_bytes(),
+            parked_bytes: self.parked.bytes(),
+            lag_ms: self.zab.lag_ms(),
+        }
+    }
+
+    /// For how long a leader's own disk may owe one.
+    pub fn disk_stall_ms(&self) -> u64 {
+        self.config.zab.disk_stall_ms
     }
 
     /// When [`Node::tick`] has something to do at the latest, for replication's sake.
@@ -368,6 +431,7 @@ impl Node {
 
     /// Proposes (e,0), the first record of this epoch. Nothing is served before it is committed.
     fn begin_epoch(&mut self, epoch: u32) {
+        assert!(self.ahead.is_empty(), "who stands for election has everything on its medium");
         let tail = self.zab.appended();
         self.leading = Some((epoch, false));
         self.chain = tail.chain;
@@ -424,6 +488,9 @@ impl Node {
 
     /// The next batch for the log, or None. Call when the log is ready for one.
     pub fn next_batch(&mut self) -> Option<Batch> {
+        if let Some(batch) = self.ahead.pop_front() {
+            return Some(batch.copy(self.spares.pop().unwrap_or_else(|| AlignedBuf::with_capacity(0))));
+        }
         if self.leading.is_none() {
             return self.zab.next_batch();
         }
@@ -435,8 +502,38 @@ impl Node {
 
     /// The log has taken the batch.
     pub fn log_took(&mut self, batch: Arc<Batch>, now_ms: u64) {
-        self.zab.log_took(batch);
-        self.collect(now_ms);
+        if batch.position().zxid > self.zab.appended().zxid {
+            self.zab.log_took(batch);
+            self.collect(now_ms);
+        }
+    }
+
+    /// While our own log is busy, a batch goes to the followers as soon as the one before it is committed: a leader's slow
+    /// disk does not stop the ensemble. How far the disk may lag behind is replication's to say.
+    fn send_ahead(&mut self, now_ms: u64) {
+        let alone = self.config.zab.ensemble.is_alone();
+        let follows_up = |zab: &Zab| zab.appended().zxid <= zab.committed() && !zab.disk_lags();
+        while self.leading.is_some() && !alone && follows_up(&self.zab) {
+            if self.closed.is_empty() {
+                self.close_open_batch();
+            }
+            let Some(batch) = self.closed.pop_front().map(Arc::new) else { return };
+            crate::mark!("a batch is sent ahead of the leader's own log");
+            self.ahead.push_back(batch.clone());
+            self.zab.log_took(batch);
+            self.collect(now_ms);
+        }
+    }
+
+    /// Leadership is over. What was sent ahead and is committed still goes into our log; the rest never was in it.
+    fn drop_ahead(&mut self) {
+        let committed = self.zab.committed();
+        let kept = self.ahead.partition_point(|batch| batch.position().zxid <= committed);
+        if let Some(first) = self.ahead.get(kept) {
+            crate::mark!("what was sent ahead is forgotten with the leadership");
+            self.zab.forget_from(first.header().first_zxid);
+            self.ahead.truncate(kept);
+        }
     }
 
     /// Everything up to `position` is durable here.

@@ -1,53 +1,13 @@
 //! The Node between its shards and the other servers: requests that wait for a leader, answers that wait for proof that we
 //! still lead, who was heard from, and what replication wants done. Refuses to elect, commit or cut: `zab` does.
 
+use super::waiting::ParkedRequest;
 use super::*;
 use crate::mutant;
 use crate::wire::raw_batch::RawBatch;
 use crate::zab::message::{AnswerCode, BadMessage, Message, frame_len};
 use crate::zab::{Change, Effect};
 use std::collections::BTreeSet;
-
-/// Requests that wait for a leader, or for this one to begin, in the order in which they came.
-#[derive(Default)]
-pub(super) struct Parked {
-    requests: VecDeque<ParkedRequest>,
-    bytes: usize,
-}
-
-/// Where it came from, and its record.
-struct ParkedRequest {
-    server: u16,
-    boot: u32,
-    shard: u16,
-    record: Vec<u8>,
-}
-
-impl Parked {
-    pub fn push(&mut self, server: u16, boot: u32, shard: u16, record: &[u8]) {
-        self.bytes += record.len();
-        self.requests.push_back(ParkedRequest { server, boot, shard, record: record.to_vec() });
-    }
-
-    fn pop(&mut self) -> Option<ParkedRequest> {
-        let request = self.requests.pop_front()?;
-        self.bytes -= request.record.len();
-        Some(request)
-    }
-
-    fn clear(&mut self) {
-        self.requests.clear();
-        self.bytes = 0;
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.requests.is_empty()
-    }
-
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-}
 
 /// An answer on its way back, not before a quorum has confirmed heartbeat `round`.
 pub(super) struct Pending {
@@ -113,6 +73,7 @@ impl Node {
     }
 
     pub fn peer_down(&mut self, peer: u16, now_ms: u64) {
+        self.parked.forget(peer);
         self.zab.peer_down(peer, now_ms);
         self.collect(now_ms);
     }
@@ -171,11 +132,15 @@ impl Node {
         match message {
             Message::Forward { boot, shard, submit: record, .. } => {
                 let Some(submit) = Submit::from_peer(record) else { return self.bad_peer(peer, &"a request").map(drop) };
-                if self.proposes() && self.parked.is_empty() {
+                if self.proposes() && self.parked.is_empty() && self.has_room() {
                     let origin = Origin { conn: submit.conn.0, sequence: submit.sequence, boot: *boot, server: peer, shard: *shard };
                     self.submit(&origin, &submit, state, now_ms, wall_ms);
-                } else {
+                } else if self.parked.bytes_of(peer) <= self.config.waiting.forwarded_bytes_max {
                     self.parked.push(peer, *boot, *shard, record);
+                } else {
+                    // It keeps to a window of its own, so these are requests of several tries to follow.
+                    let why = "it forwards more than a leader holds for it";
+                    self.effects.push_back(NodeEffect::Disconnect { peer, why });
                 }
             }
             Message::Answer { boot, .. } if *boot != self.config.boot => {}
@@ -185,6 +150,7 @@ impl Node {
                     AnswerCode::Drop => Answer::Drop,
                     AnswerCode::Synced => Answer::Synced,
                 };
+                self.forwarded.done(*shard, *conn, *sequence);
                 let message = Down::Answer { conn: ConnId(*conn), sequence: *sequence, after: *after, what };
                 self.effects.push_back(NodeEffect::Down { shard: *shard, message });
             }
@@ -204,7 +170,8 @@ impl Node {
     pub(super) fn unpark(&mut self, state: &State, now_ms: u64, wall_ms: i64) {
         while !self.parked.is_empty() {
             let forwards = matches!(self.zab.standing(), Standing::Following { serving: true, .. });
-            if !self.proposes() && !forwards {
+            let may = if forwards { self.forwards_more() } else { self.proposes() && self.has_room() };
+            if !may {
                 return;
             }
             let Some(ParkedRequest { server, boot, shard, record }) = self.parked.pop() else { return };
@@ -213,7 +180,8 @@ impl Node {
                 let origin = Origin { conn: submit.conn.0, sequence: submit.sequence, boot, server, shard };
                 self.submit(&origin, &submit, state, now_ms, wall_ms);
             } else if server == self.server() {
-                self.zab.forward(boot, shard, &record);
+                let Up::Submit(submit) = Up::decode(&record) else { unreachable!("only submits are parked") };
+                self.forward(shard, &submit, &record);
             }
         }
         self.collect(now_ms);
@@ -270,6 +238,7 @@ impl Node {
         {
             self.zab.touch(round, sessions);
         }
+        self.send_ahead(now_ms);
         self.zab.flush(now_ms);
         self.collect(now_ms);
         self.release_answers(None);
@@ -306,7 +275,20 @@ impl Node {
         while let Some((_, bytes)) = self.proposed.pop_front_if(|(proposed, _)| *proposed <= zxid) {
             self.proposed_bytes -= bytes;
         }
+        self.count_answered(&batch);
         self.effects.push_back(NodeEffect::Publish(batch));
+    }
+
+    /// Requests of ours that the leader made transactions of are with it no more.
+    fn count_answered(&mut self, batch: &Batch) {
+        if self.forwarded.is_empty() {
+            return;
+        }
+        for origin in batch.txns().map(|txn| &txn.origin) {
+            if (origin.server.to_native(), origin.boot.to_native()) == (self.server(), self.config.boot) {
+                self.forwarded.done(origin.shard.to_native(), origin.conn.to_native(), origin.sequence.to_native());
+            }
+        }
     }
 
     fn change(&mut self, change: Change, now_ms: u64) {
@@ -322,10 +304,12 @@ impl Node {
             Change::Lost => {
                 if self.leading.take().is_some() {
                     self.drop_proposals();
+                    self.drop_ahead();
                     self.clocks_run = false;
                 }
                 self.pending.clear();
                 self.parked.clear();
+                self.forwarded.clear();
                 self.leaderless_since_ms = Some(now_ms);
                 if !mutant!(M44) {
                     self.route = self.route.wrapping_add(1);
@@ -385,6 +369,7 @@ impl Node {
 
     /// The snapshot is our history now, and every shard has its State.
     pub fn installed(&mut self, pointer: SnapshotPointer, now_ms: u64) {
+        self.forwarded.clear();
         self.zab.installed(pointer, now_ms);
         self.collect(now_ms);
     }

@@ -12,7 +12,7 @@ impl Node {
     /// A request that came up from a shard of ours.
     pub(super) fn request(&mut self, shard: u16, submit: &Submit<'_>, state: &State, now_ms: u64, wall_ms: i64) {
         let server = self.server();
-        if self.proposes() && self.parked.is_empty() {
+        if self.proposes() && self.parked.is_empty() && self.has_room() {
             let origin = Origin { conn: submit.conn.0, sequence: submit.sequence, boot: self.config.boot, server, shard };
             return self.submit(&origin, submit, state, now_ms, wall_ms);
         }
@@ -21,11 +21,22 @@ impl Node {
         let record = &record[4..];
         match self.zab.standing() {
             Standing::Following { serving: true, .. } if self.parked.is_empty() => {
-                self.zab.forward(self.config.boot, shard, record);
+                self.forward(shard, submit, record);
                 self.collect(now_ms);
             }
             _ => self.parked.push(server, self.config.boot, shard, record),
         }
+    }
+
+    /// Whether another request may go to the leader now.
+    pub(super) fn forwards_more(&self) -> bool {
+        self.forwarded.bytes() < self.config.waiting.forwarded_bytes_max || mutant!(M81)
+    }
+
+    /// A request of ours on its way to the leader.
+    pub(super) fn forward(&mut self, shard: u16, submit: &Submit<'_>, record: &[u8]) {
+        self.forwarded.sent(shard, submit.conn.0, submit.sequence, record.len());
+        self.zab.forward(self.config.boot, shard, record);
     }
 
     /// A request as this leader orders it.

@@ -7,6 +7,7 @@
 //!   view goes back, `E4` reads are exact, `E5` a sync reads what was acknowledged before, `E6` one's own writes are seen,
 //!   `E7` a multi is all or nothing, `E8` at most once and only what was asked, `E9` every field of a Stat, `F1` sequences.
 //! * `G1` an ephemeral's owner is open, `G2` and it goes with it (a read that still shows it fails as E4), `G3` not too early, `G4` not too late, `G5` for good, `G6` moves.
+//! * `X1` one holder of a lock, `X2` each item once, `X3` each increment counted (`recipes`).
 //! * `W1` events before data, `W2` once, `W3` none missed, `W4` exact kinds, `W5` persistent, `W6` readable, `W7` in order.
 //!
 //! Refuses time and network of its own: the world says what happened, in the order in which it happened.
@@ -25,6 +26,8 @@ pub use replies::{Heard, Welcome};
 use super::ask::Ask;
 use super::linear::{Registers, Token};
 use super::model::{Asker, Ids, Model};
+use super::random::Dice;
+use super::recipes::{Recipe, Recipes};
 use crate::wire::record::Id;
 use crate::wire::txn::{ArchivedOrigin, Origin};
 use sequences::Sequences;
@@ -40,12 +43,14 @@ pub struct Settings {
     pub peer: String,
     pub session_timeout_ms_min: i32,
     pub session_timeout_ms_max: i32,
-    /// Writes may be refused without a transaction (full disk, no leader): an entry of a connection's FIFO may be skipped.
+    /// Writes that make the tree grow may be refused without a transaction: disks are full at times.
     pub refusals: bool,
     /// A session may expire this much earlier than its timeout after the server heard of it: touches travel in bundles.
     pub touch_slack_ms: u64,
     /// How long after a silence of a whole timeout the session may still be expired for it: commits can take long.
     pub expiry_slack_ms: u64,
+    /// How far a server's clock may be off the real rate, in millionths.
+    pub drift_ppm: u64,
 }
 
 impl Default for Settings {
@@ -57,6 +62,7 @@ impl Default for Settings {
             refusals: false,
             touch_slack_ms: 0,
             expiry_slack_ms: 60_000,
+            drift_ppm: 0,
         }
     }
 }
@@ -187,9 +193,15 @@ pub struct Judged {
     pub moved: u64,
     pub reaped: u64,
     pub sequential: u64,
+    /// Writes that a full disk refused.
+    pub refused: u64,
     /// Registers whose history was searched for a linearization, and those where the search gave up.
     pub windows: u64,
     pub windows_unknown: u64,
+    /// Of recipes: holders of locks, items taken, increments.
+    pub held: u64,
+    pub taken: u64,
+    pub added: u64,
 }
 
 /// The judge. See the module heading.
@@ -206,6 +218,8 @@ pub struct Checker {
     sequences: Sequences,
     /// Registers that are judged without trusting a zxid; clients use them as they like.
     pub registers: Registers,
+    /// What recipes have promised each other.
+    pub recipes: Recipes,
     acknowledged: u64,
     shown: u64,
     first_ids: Ids,
@@ -231,6 +245,7 @@ impl Checker {
             epoch_ms: 0,
             sequences: Sequences::default(),
             registers: Registers::default(),
+            recipes: Recipes::default(),
             acknowledged: 0,
             shown: 0,
             first_ids,
@@ -251,7 +266,8 @@ impl Checker {
 
     pub fn judged(&self) -> Judged {
         let (windows, windows_unknown) = self.registers.windows();
-        Judged { windows, windows_unknown, ..self.judged }
+        let (held, taken, added) = self.recipes.figures();
+        Judged { windows, windows_unknown, held, taken, added, ..self.judged }
     }
 
     /// A session that is open, for a client that wants to take it over; `pick` chooses.
@@ -341,6 +357,18 @@ impl Checker {
                 self.registers.unknown(token);
             }
         }
+    }
+
+    /// A client that follows a recipe was answered: its session, what it had asked, error and record.
+    pub fn follow_recipe(&mut self, recipe: &mut Recipe, heard: (i64, &Ask, i32, &[u8]), dice: &mut Dice) {
+        let (session, ask, err, record) = heard;
+        recipe.heard(session, ask, (err, record), &mut self.recipes, &self.model, dice);
+    }
+
+    /// The run is over: judges what only its end shows.
+    pub fn finish(&mut self) {
+        self.registers.finish();
+        self.recipes.finish(&self.model);
     }
 
     /// Everything up to `applied` was applied by the connection's server, and all it sent has been received.

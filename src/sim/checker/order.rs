@@ -111,10 +111,10 @@ impl Checker {
         }
         let skipped = (conn.next_commit.max(conn.first_sequence)..sequence).map(|s| &conn.submits[(s - conn.first_sequence) as usize]);
         let writes = |submit: &&super::Submit| match &submit.wanted {
-            Wanted::Do(ask) => ask.is_write() && submit.fate == Fate::Sent,
-            Wanted::Connect(_) => true,
+            Wanted::Do(ask) => ask.is_write() && submit.fate == Fate::Sent && !(refusals && ask.may_grow()),
+            Wanted::Connect(_) => !refusals,
         };
-        if !refusals && let Some(skipped) = skipped.into_iter().find(writes) {
+        if let Some(skipped) = skipped.into_iter().find(writes) {
             violated("E2", format_args!("0x{zxid:x} is request {sequence} of {link:?}, but not before it {:?}", skipped.wanted));
         }
         conn.next_commit = sequence + 1;

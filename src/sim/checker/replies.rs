@@ -173,9 +173,6 @@ impl Checker {
             self.judged.syncs += 1;
             let mut echo = Vec::new();
             write_string(&mut echo, path);
-            if refusals && header.err != code::OK {
-                return;
-            }
             if header.err != code::OK || record != echo {
                 violated("E5", format_args!("sync of {path}: {header:?} {record:?}"));
             }
@@ -196,8 +193,10 @@ impl Checker {
                     violated("E9", format_args!("{:?} at 0x{zxid:x} answered {record:?}, not {expected:?}", waiting.ask));
                 }
             }
-            _ if refusals && header.err != code::OK => {
+            // A full disk refuses what makes the tree grow, and nothing else.
+            Fate::Sent if refusals && waiting.ask.may_grow() && header.err == code::SYSTEM_ERROR && record.is_empty() => {
                 submit.fate = Fate::Refused;
+                self.judged.refused += 1;
                 return;
             }
             fate => violated("E8", format_args!("{:?} was answered {header:?}, it is {fate:?}", waiting.ask)),

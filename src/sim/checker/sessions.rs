@@ -59,7 +59,9 @@ impl Checker {
     }
 
     fn not_too_early(&self, session: i64, clock: &Clock, now_ms: u64) {
-        let slack_ms = self.settings.touch_slack_ms;
+        // A clock that runs fast counts more of them.
+        let drift_ms = if self.settings.drift_ppm > 0 { 2 + 2 * clock.timeout_ms * self.settings.drift_ppm / 1_000_000 } else { 0 };
+        let slack_ms = self.settings.touch_slack_ms + drift_ms;
         let silent = now_ms + slack_ms >= clock.heard_ms + clock.timeout_ms;
         let was_silent = clock.silent_until_ms.is_some_and(|until| now_ms <= until + self.settings.expiry_slack_ms);
         if !silent && !was_silent {
@@ -75,7 +77,8 @@ impl Checker {
     /// ended. The world calls it when there has been a leader for long enough.
     pub fn none_overdue(&self, now_ms: u64, bound_ms: u64) {
         for (session, clock) in &self.clocks {
-            let due_ms = clock.heard_anywhere_ms.max(self.epoch_ms) + clock.timeout_ms + bound_ms;
+            let drift_ms = 2 + 2 * clock.timeout_ms * self.settings.drift_ppm / 1_000_000;
+            let due_ms = clock.heard_anywhere_ms.max(self.epoch_ms) + clock.timeout_ms + drift_ms + bound_ms;
             if now_ms > due_ms {
                 violated("G4", format_args!("session 0x{session:x} is open at {now_ms} ms, it was due at {due_ms} ms"));
             }

@@ -212,6 +212,16 @@ impl Model {
         self.now(parent(path)?).map(|v| (v.stat.czxid as u64, v.creates))
     }
 
+    /// The session that an ephemeral node which is there belongs to.
+    pub fn owner(&self, path: &str) -> Option<i64> {
+        self.now(path).map(|v| v.owner)
+    }
+
+    /// What the node that is there holds.
+    pub fn data(&self, path: &str) -> Option<&[u8]> {
+        self.now(path)?.data.as_deref()
+    }
+
     /// The zxid that created the node that is there.
     pub fn created_at(&self, path: &str) -> Option<u64> {
         self.now(path).map(|v| v.stat.czxid as u64)

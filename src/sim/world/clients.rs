@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::sim::checker::ConnKey;
+use crate::sim::plan::Focus;
 
 /// A client and its connection.
 pub(super) struct Slot {
@@ -23,8 +24,8 @@ struct Link {
 }
 
 impl Slot {
-    pub fn new(id: u64, dice: &mut Dice) -> Slot {
-        Slot { client: Client::new(id, dice), link: None, generation: 0 }
+    pub fn new(id: u64, focus: Focus, dice: &mut Dice) -> Slot {
+        Slot { client: Client::new(id, focus, dice), link: None, generation: 0 }
     }
 
     /// Where it stands, for a report.

@@ -7,7 +7,7 @@ use crate::log::Effect;
 use crate::log::disk::Errno;
 use crate::log::feed::{self, FeedError};
 use crate::log::incoming::IncomingSnapshot;
-use crate::log::snapshot::{self, SnapshotFile};
+use crate::log::snapshot::{self, BadSnapshot, SnapshotFile};
 use crate::sim::disk::Fault as DiskFault;
 use crate::sim::process::Write;
 
@@ -95,6 +95,7 @@ impl World {
         self.with_process(server, incarnation, Event::DiskDone { server, incarnation }, |world, process| {
             let Some(Write { op, slot, offset, frame }) = process.write.take() else { return };
             process.writing = false;
+            let now_ms = world.clock_ms(server);
             let fails = std::mem::take(&mut world.machines.get_mut(&server).expect("it is there").fail_next_write);
             let disk = &world.machines[&server].disk;
             let file = disk.open(&file_name(slot)).expect("the disk works").expect("the slot exists");
@@ -102,7 +103,6 @@ impl World {
                 disk.strike(disk.ops() + 2, DiskFault::Error(Errno::EIO));
             }
             let result = disk.write_at(&file, offset, frame.bytes()).and_then(|()| disk.sync(&file));
-            let now_ms = world.now_ms();
             let mut effects = Vec::new();
             process.journal.written(op, result, now_ms, &mut effects);
             for effect in &effects {
@@ -118,10 +118,13 @@ impl World {
     pub(super) fn job_done(&mut self, server: u16, incarnation: u64) {
         self.with_process(server, incarnation, Event::JobDone { server, incarnation }, |world, process| {
             let Some(job) = process.jobs.pop_front() else { return };
+            let (now_ms, roll) = (world.clock_ms(server), world.dice.roll());
             let machine = world.machines.get_mut(&server).expect("it is there");
             machine.job_running = false;
+            if std::mem::take(&mut machine.fail_next_job) {
+                machine.disk.strike(machine.disk.ops() + 1 + roll % 3, DiskFault::Error(Errno::EIO));
+            }
             let result = job.run(&machine.disk);
-            let now_ms = world.now_ms();
             let mut effects = Vec::new();
             process.journal.background_done(result, now_ms, &mut effects);
             process.journal_effects(effects, now_ms);
@@ -143,32 +146,32 @@ impl World {
         let event = Event::Background { server, incarnation, index };
         self.with_process(server, incarnation, event, |world, process| {
             let Some(work) = world.background.remove(&index) else { return };
-            let now_ms = world.now_ms();
+            let now_ms = world.clock_ms(server);
             let disk = &world.machines[&server].disk;
             match work {
                 Background::Feed { after, token } => {
                     let batches = match feed::read(disk, &process.journal.reader_map(), after, FEED_BYTES) {
                         Ok(batches) => Some(batches),
                         Err(FeedError::Gone) => None,
-                        Err(other) => panic!("the disk works: {other}"),
+                        Err(other) => return world.reads_badly(process, server, &other),
                     };
                     process.node.fed(token, batches, now_ms);
                 }
                 Background::ReadSnapshot { peer, pointer, offset } => {
                     let mut bytes = vec![0; 700.min(SNAPSHOT_CHUNK_BYTES)];
-                    let read = snapshot::read_bytes(disk, &pointer, offset, &mut bytes);
-                    let part = read.ok().map(|len| &bytes[..len]);
+                    let part = match snapshot::read_bytes(disk, &pointer, offset, &mut bytes) {
+                        Ok(len) => Some(&bytes[..len]),
+                        Err(BadSnapshot::Missing) => None,
+                        Err(bad) => return world.reads_badly(process, server, &bad),
+                    };
                     process.node.snapshot_read(peer, pointer, offset, part, now_ms);
                 }
                 Background::WriteSnapshot { pointer, offset, bytes, last } => {
                     write_incoming(process, disk, pointer, offset, &bytes, last, now_ms);
                 }
                 Background::Snapshot { position, chunks } => {
-                    let cluster = process.journal.superblock().cluster;
-                    let mut file = SnapshotFile::create(disk, cluster, position).expect("the disk works");
-                    chunks.iter().for_each(|chunk| file.push(chunk).expect("the disk works"));
-                    let pointer = file.finish().expect("what was written reads back");
-                    process.snapshot_file_done(pointer, now_ms);
+                    let written = write_snapshot(disk, process.journal.superblock().cluster, position, &chunks);
+                    process.snapshot_file_done(written, now_ms);
                 }
             }
             process.node_effects(now_ms);
@@ -180,16 +183,34 @@ impl World {
     fn install(&mut self, server: u16, incarnation: u64, pointer: SnapshotPointer) {
         self.ghost.installed(server, pointer.position);
         self.ghost.published_upto(server, pointer.position.zxid);
-        let now_ms = self.now_ms();
+        let now_ms = self.clock_ms(server);
         let machine = self.machines.get_mut(&server).expect("it is there");
         let Some(mut process) = machine.process.take_if(|p| p.incarnation == incarnation) else { return };
         let cluster = process.journal.superblock().cluster;
-        process.swap(&machine.disk, pointer, cluster, now_ms);
+        if let Err(bad) = process.swap(&machine.disk, pointer, cluster, now_ms) {
+            self.reads_badly(&mut process, server, &bad);
+        }
         let outs = std::mem::take(&mut process.outs);
         self.wake_pipeline(&mut process, server, 5);
         self.machines.get_mut(&server).expect("it is there").process = Some(process);
         self.outs(server, incarnation, outs);
+        self.interrupt(server);
     }
+}
+
+/// The file of a snapshot. Without room there is none, and nothing of it stays.
+fn write_snapshot(disk: &SimDisk, cluster: u128, position: Position, chunks: &[Vec<u8>]) -> Result<SnapshotPointer, Errno> {
+    let write = || {
+        let mut file = SnapshotFile::create(disk, cluster, position)?;
+        chunks.iter().try_for_each(|chunk| file.push(chunk))?;
+        file.finish().map_err(BadSnapshot::errno)
+    };
+    let written: Result<SnapshotPointer, Errno> = write();
+    if written.is_err_and(Errno::is_full) {
+        disk.remove(&snapshot::file_name(position.zxid))?;
+        disk.sync_names()?;
+    }
+    written
 }
 
 /// Gathers a peer's snapshot and, when it is whole, verifies and installs it.
@@ -207,10 +228,20 @@ fn write_incoming(process: &mut Process, disk: &SimDisk, pointer: SnapshotPointe
         return process.node.snapshot_wrote(pointer, None, now_ms);
     }
     let cluster = process.journal.superblock().cluster;
-    let mut file = IncomingSnapshot::create(disk, cluster, pointer).expect("the disk works");
-    file.write(0, &std::mem::take(&mut process.incoming)).expect("the disk works");
-    let Ok(pointer) = file.finish() else { return process.node.snapshot_wrote(pointer, None, now_ms) };
+    let stored = store_incoming(disk, cluster, pointer, &std::mem::take(&mut process.incoming));
+    let Ok(pointer) = stored else { return process.node.snapshot_wrote(pointer, None, now_ms) };
     let mut effects = Vec::new();
     process.journal.install(pointer, &mut effects);
     process.journal_effects(effects, now_ms);
+}
+
+fn store_incoming(disk: &SimDisk, cluster: u128, pointer: SnapshotPointer, bytes: &[u8]) -> Result<SnapshotPointer, BadSnapshot> {
+    let mut file = IncomingSnapshot::create(disk, cluster, pointer)?;
+    match file.write(0, bytes) {
+        Ok(()) => file.finish(),
+        Err(bad) => {
+            file.abandon()?;
+            Err(bad)
+        }
+    }
 }
