@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     match arguments.command.unwrap_or_else(|| Command::Serve(Serve::default())) {
         Command::Client(command) => cli::run(&command).into(),
         Command::Doctor(arguments) => cli::doctor(&arguments).into(),
+        Command::Ensemble(arguments) => cli::ensemble(&arguments).into(),
         Command::Recover(arguments) => cli::recover(&arguments).into(),
         Command::Serve(arguments) => serve(&arguments),
     }

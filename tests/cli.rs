@@ -145,6 +145,28 @@ fn the_program_checks_and_exits() {
 }
 
 #[test]
+fn an_ensemble_that_cannot_be_is_refused_before_anything_is_started() {
+    let dir = process::data_dir();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_falconer"));
+        let output = command.arg("ensemble").args(arguments).arg("--data-dir").arg(dir.path()).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(run(&["--servers", "0"]).0, 2);
+    assert_eq!(run(&["--base-port", "65500"]).0, 2);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    let file = dir.path().join("1").join("falconer.toml");
+    std::fs::create_dir(dir.path().join("1")).unwrap();
+    std::fs::write(&file, "[client]\nprot = 1\n").unwrap();
+    let (code, text) = run(&[]);
+    assert!(code == 2 && text.contains("falconer.toml:2: unknown key \"client.prot\""), "{code}: {text}");
+    std::fs::write(&file, "[client]\nport = 1\n").unwrap();
+    let (code, text) = run(&[]);
+    let want = "lists 1 servers, 0 of them observers, not 3 and 0: ask for those (--servers 1 --observers 0), or take another directory";
+    assert!(code == 2 && text.contains(want), "{code}: {text}");
+}
+
+#[test]
 fn the_doctor_times_the_disk_and_leaves_it_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let doctor = |path: &str| {

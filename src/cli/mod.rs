@@ -6,10 +6,13 @@
 mod commands;
 mod connection;
 pub mod doctor;
+mod ensemble;
+mod ensemble_files;
 mod print;
 mod recover;
 
 pub use doctor::{Doctor, run as doctor};
+pub use ensemble::{Ensemble, run as ensemble};
 pub use recover::{Recover, run as recover};
 
 use crate::config::{Flag, Sources};
@@ -51,6 +54,8 @@ pub struct Arguments {
 pub enum Command {
     /// Run a server.
     Serve(Serve),
+    /// Run a whole ensemble on this machine, for trying things out.
+    Ensemble(Ensemble),
     /// Look at the data directory of a server that does not start.
     Recover(Recover),
     /// Look at this machine: whether a server will run well on it, and what to change.

@@ -34,4 +34,4 @@ mod sys;
 
 pub use probe::{ProbeError, probe};
 pub use start::{StartError, serve};
-pub use sys::{Bell, Limit, locked_memory, open_files, raise_open_files};
+pub use sys::{Bell, Limit, die_with_parent, locked_memory, open_files, raise_open_files, terminate};

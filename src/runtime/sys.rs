@@ -1,8 +1,10 @@
 //! The few system calls that neither the standard library nor the crates in use wrap: eventfd, the cores this process may
-//! run on, resource limits. Refuses to hold any policy: numbers in, numbers out.
+//! run on, resource limits, signals to children. Refuses to hold any policy: numbers in, numbers out.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
 
 /// By which threads without a ring wake one that has: an eventfd that the ring reads.
 pub struct Bell(OwnedFd);
@@ -93,6 +95,30 @@ pub fn drop_page_cache(file: &std::fs::File) -> io::Result<()> {
         0 => Ok(()),
         code => Err(io::Error::from_raw_os_error(code)),
     }
+}
+
+/// The process that `command` starts is killed when the thread that starts it ends, however that comes about.
+pub fn die_with_parent(command: &mut Command) {
+    let parent = std::process::id();
+    // SAFETY: between fork and exec only prctl and getppid are called, which are safe there.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // It may have ended before the kernel was told.
+            if libc::getppid() as u32 != parent {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            Ok(())
+        });
+    }
+}
+
+/// SIGTERM to a child that was not waited for yet, so that its number is still its own.
+pub fn terminate(child: &Child) {
+    // SAFETY: a plain system call without pointers.
+    unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
 }
 
 #[cfg(test)]
