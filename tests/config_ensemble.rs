@@ -190,7 +190,7 @@ fn servers_that_others_can_reach_need_a_secret() {
 #[test]
 fn servers_in_toml() {
     let place = Place::with_id("4");
-    let text = "[client]\nport = 5\n[replication]\nelection_timeout_ms = 900\nheartbeat_ms = 300\nleaderless_ms = 1800\n\
+    let text = "[client]\nport = 5\n[replication]\nelection_timeout_ms = 900\nheartbeat_ms = 300\nleaderless_ms = 1800\nlinearizable_reads = true\n\
                 [[ensemble.servers]]\nid = 4\nhost = \"localhost\"\nweight = 2\ngroup = 1\n\
                 [[ensemble.servers]]\nid = 2\nhost = \"::1\"\npeer_port = 2_889\nobserver = true\nclient_address = \"localhost\"\nclient_port = 1\n";
     let loaded = place.toml(text).unwrap();
@@ -198,6 +198,7 @@ fn servers_in_toml() {
     assert_eq!(lines(&loaded), ["server.2=[::1]:2889:2889:observer;localhost:1", "server.4=localhost:2888:2888:participant"]);
     assert_eq!((ensemble(&loaded).own().id, ensemble(&loaded).own().weight, ensemble(&loaded).own().group), (4, 2, 1));
     assert_eq!((config.replication.election_timeout_ms, config.replication.heartbeat_ms, config.client.port), (900, 300, 5));
+    assert!(config.replication.linearizable_reads);
     let again = place.load(place.write("again.toml", &config.to_toml())).unwrap().config;
     assert_eq!(&again, config, "what --check prints loads again");
     let one = place.toml("[[ensemble.servers]]\nid = 4\nhost = \"zk.example.com\"\nclient_port = 7\n").unwrap().config;
@@ -232,10 +233,6 @@ fn mistakes_in_toml() {
         (
             "[replication]\nelection_timeout_ms = 99\n".into(),
             "f.toml:3: replication.election_timeout_ms: bad value \"99\", allowed: 100 to",
-        ),
-        (
-            format!("[replication]\nlinearizable_reads = true\n{server}[[ensemble.servers]]\nid = 2\nhost = \"::1\"\n"),
-            "f.toml:3: replication.linearizable_reads: not there yet for ensembles",
         ),
     ];
     let place = Place::with_id("1");

@@ -237,11 +237,6 @@ impl Draft {
             (Some(file), Some(place)) => Some(Secret::read(file, place)?),
             _ => None,
         };
-        if replication.linearizable_reads {
-            let what =
-                format!("{}: not there yet for ensembles; `sync` before a read does it", self.named("replication.linearizable_reads"));
-            return Err(ConfigError::Relation(what));
-        }
         let ensemble = ensemble::settle(listed, server.id, replication.listen_on_all_addresses, secret)?;
         ensemble::warnings(&ensemble).into_iter().for_each(|text| self.warn(text));
         self.config.ensemble = Some(ensemble);

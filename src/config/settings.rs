@@ -407,7 +407,7 @@ pub static SETTINGS: &[Setting] = &[
     switch_setting(
         "replication.linearizable_reads",
         "",
-        "Whether every read sees all writes acknowledged before it by any server. Not there yet for ensembles; a server alone always does so.",
+        "Whether every read sees all writes acknowledged before it by any server, for a round trip to the leader. A server alone always does so.",
         |c| &mut c.replication.linearizable_reads,
         |c| c.replication.linearizable_reads,
     ),
