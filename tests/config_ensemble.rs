@@ -64,7 +64,7 @@ fn three_servers_on_this_machine() {
     let place = Place::with_id("2\n");
     let loaded = place.zoo(&format!("clientPort=2182\ninitLimit=10\nsyncLimit=5\n{THREE}")).unwrap();
     let all =
-        ["server.1=127.0.0.1:2888:2888:participant", "server.2=localhost:2889:2889:participant", "server.3=[::1]:2890:2890:participant"];
+        ["server.1=127.0.0.1:2888:3888:participant", "server.2=localhost:2889:3889:participant", "server.3=[::1]:2890:3890:participant"];
     assert_eq!(lines(&loaded), all);
     let ensemble = ensemble(&loaded);
     assert_eq!((ensemble.own().id, loaded.config.server.id, ensemble.listen_host()), (2, 2, "localhost"));
@@ -83,9 +83,9 @@ fn roles_client_ports_and_several_addresses() {
     let loaded = place.zoo(text).unwrap();
     assert_eq!(loaded.config.client_address().to_string(), "127.0.0.9:2183");
     let want = [
-        "server.1=127.0.0.1:1:1:participant;0.0.0.0:2181",
-        "server.2=127.0.0.1:2:2:participant;localhost:2182",
-        "server.3=127.0.0.1:3:3:observer;127.0.0.9:2183",
+        "server.1=127.0.0.1:1:2:participant;0.0.0.0:2181",
+        "server.2=127.0.0.1:2:1002:participant;localhost:2182",
+        "server.3=127.0.0.1:3:1003:observer;127.0.0.9:2183",
     ];
     assert_eq!(lines(&loaded), want);
     for said in ["server.3: its first address is used", "peerType is not what the list says of server 3", "two servers vote"] {
@@ -195,7 +195,7 @@ fn servers_in_toml() {
                 [[ensemble.servers]]\nid = 2\nhost = \"::1\"\npeer_port = 2_889\nobserver = true\nclient_address = \"localhost\"\nclient_port = 1\n";
     let loaded = place.toml(text).unwrap();
     let config = &loaded.config;
-    assert_eq!(lines(&loaded), ["server.2=[::1]:2889:2889:observer;localhost:1", "server.4=localhost:2888:2888:participant"]);
+    assert_eq!(lines(&loaded), ["server.2=[::1]:2889:3889:observer;localhost:1", "server.4=localhost:2888:3888:participant"]);
     assert_eq!((ensemble(&loaded).own().id, ensemble(&loaded).own().weight, ensemble(&loaded).own().group), (4, 2, 1));
     assert_eq!((config.replication.election_timeout_ms, config.replication.heartbeat_ms, config.client.port), (900, 300, 5));
     assert!(config.replication.linearizable_reads);

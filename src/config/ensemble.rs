@@ -31,6 +31,8 @@ pub struct ServerConfig {
     pub host: String,
     /// The port for other servers; everything between two servers goes over one connection.
     pub peer_port: u16,
+    /// Another one, which is not used. ZooKeeper's clients refuse a list of servers where it is the same.
+    pub election_port: u16,
     /// Where its clients connect, if the list says so.
     pub client_address: Option<String>,
     pub client_port: Option<u16>,
@@ -68,7 +70,9 @@ impl EnsembleConfig {
 impl ServerConfig {
     /// A voter with nothing special about it.
     pub(super) fn new(id: u16, host: String, peer_port: u16) -> ServerConfig {
-        ServerConfig { id, host, peer_port, client_address: None, client_port: None, observer: false, weight: 1, group: 0 }
+        // As 3888 goes with 2888.
+        let election_port = peer_port.checked_add(1000).unwrap_or_else(|| peer_port - 1000);
+        ServerConfig { id, host, peer_port, election_port, client_address: None, client_port: None, observer: false, weight: 1, group: 0 }
     }
 
     /// Whether only processes of this machine can reach it. A name other than localhost may lead anywhere.
@@ -77,13 +81,13 @@ impl ServerConfig {
     }
 }
 
-/// As ZooKeeper writes it: `server.1=host:2888:2888:participant;0.0.0.0:2181`. The port stands twice, for there is one.
+/// As ZooKeeper writes it: `server.1=host:2888:3888:participant;0.0.0.0:2181`.
 impl fmt::Display for ServerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bracketed = |host: &str| if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-        let (host, port) = (bracketed(&self.host), self.peer_port);
+        let (host, port, election) = (bracketed(&self.host), self.peer_port, self.election_port);
         let role = if self.observer { "observer" } else { "participant" };
-        write!(f, "server.{}={host}:{port}:{port}:{role}", self.id)?;
+        write!(f, "server.{}={host}:{port}:{election}:{role}", self.id)?;
         match (&self.client_address, self.client_port) {
             (Some(address), Some(client)) => write!(f, ";{}:{client}", bracketed(address)),
             (None, Some(client)) => write!(f, ";0.0.0.0:{client}"),

@@ -99,8 +99,11 @@ fn server(id: &str, value: &str) -> Option<(ServerConfig, usize)> {
         };
         let (rest, election) = ports.rsplit_once(':')?;
         let (host, quorum) = rest.rsplit_once(':')?;
-        election.trim().parse::<u16>().ok()?;
-        let server = ServerConfig::new(id, bare(host)?, quorum.trim().parse().ok()?);
+        let election_port = election.trim().parse::<u16>().ok()?;
+        let mut server = ServerConfig::new(id, bare(host)?, quorum.trim().parse().ok()?);
+        if election_port != server.peer_port {
+            server.election_port = election_port;
+        }
         found.get_or_insert(server);
     }
     let mut server = found?;
@@ -133,6 +136,7 @@ mod tests {
     #[test]
     fn servers() {
         let plain = ServerConfig::new(1, "host".into(), 2888);
+        assert_eq!(plain.election_port, 3888);
         assert_eq!(parse("host:2888:3888").as_ref(), Some(&plain));
         assert_eq!(parse("[::1]:2888:3888:participant"), Some(ServerConfig { host: "::1".into(), ..plain.clone() }));
         assert_eq!(parse("host:2888:3888;2181"), Some(ServerConfig { client_port: Some(2181), ..plain.clone() }));
@@ -141,6 +145,7 @@ mod tests {
             observer: true,
             client_address: Some("::1".into()),
             client_port: Some(2181),
+            election_port: 2,
             ..ServerConfig::new(1, "a".into(), 1)
         };
         assert_eq!(full, Some((want, 2)));
@@ -152,9 +157,12 @@ mod tests {
 
     #[test]
     fn servers_are_written_as_zookeeper_writes_them() {
-        for line in ["host:2888:2888:participant", "[::1]:1:1:observer;[::1]:2181", "host:1:1:participant;0.0.0.0:2181"] {
+        for line in ["host:2888:3888:participant", "[::1]:1:2:observer;[::1]:2181", "host:1:2:participant;0.0.0.0:2181"] {
             assert_eq!(parse(line).unwrap().to_string(), format!("server.1={line}"));
         }
-        assert_eq!(parse("host:1:2;2181").unwrap().to_string(), "server.1=host:1:1:participant;0.0.0.0:2181");
+        assert_eq!(parse("host:1:2;2181").unwrap().to_string(), "server.1=host:1:2:participant;0.0.0.0:2181");
+        // Clients refuse a list in which the two are the same.
+        assert_eq!(parse("host:1:1").unwrap().to_string(), "server.1=host:1:1001:participant");
+        assert_eq!(parse("host:65535:65535").unwrap().to_string(), "server.1=host:65535:64535:participant");
     }
 }

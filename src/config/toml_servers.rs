@@ -7,7 +7,7 @@ use super::load::nearest;
 use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 
-const KEYS: [&str; 8] = ["id", "host", "peer_port", "observer", "weight", "group", "client_address", "client_port"];
+const KEYS: [&str; 9] = ["id", "host", "peer_port", "election_port", "observer", "weight", "group", "client_address", "client_port"];
 /// ZooKeeper's.
 const PEER_PORT: u16 = 2888;
 
@@ -35,7 +35,7 @@ pub(super) fn read(content: &DeValue<'_>, at: &dyn Fn(usize) -> Place, place: Pl
 
 fn one(fields: &DeTable<'_>, at: &dyn Fn(usize) -> Place, place: Place) -> Result<Listed, ConfigError> {
     let mut server = ServerConfig::new(0, String::new(), PEER_PORT);
-    let (mut id, mut group) = (None, None);
+    let (mut id, mut group, mut election_port) = (None, None, None);
     for (key, value) in fields {
         let (name, place, value) = (key.get_ref().as_ref(), at(key.span().start), value.get_ref());
         let bad = |allowed: &str| ConfigError::BadValue {
@@ -48,7 +48,11 @@ fn one(fields: &DeTable<'_>, at: &dyn Fn(usize) -> Place, place: Place) -> Resul
         match name {
             "id" => id = Some(number(1..255)? as u16),
             "host" => server.host = host(value).ok_or_else(|| bad("a name or an address, without brackets and port"))?,
-            "peer_port" => server.peer_port = number(1..65_536)? as u16,
+            "peer_port" => {
+                let peer_port = number(1..65_536)? as u16;
+                server = ServerConfig { peer_port, election_port: ServerConfig::new(0, String::new(), peer_port).election_port, ..server };
+            }
+            "election_port" => election_port = Some(number(1..65_536)? as u16),
             "observer" => match value {
                 DeValue::Boolean(observer) => server.observer = *observer,
                 _ => return Err(bad("true or false")),
@@ -66,6 +70,7 @@ fn one(fields: &DeTable<'_>, at: &dyn Fn(usize) -> Place, place: Place) -> Resul
             }
         }
     }
+    server.election_port = election_port.unwrap_or(server.election_port);
     server.id = id.ok_or_else(|| missing(&place, "id"))?;
     if server.host.is_empty() {
         return Err(missing(&place, "host"));
@@ -104,9 +109,10 @@ fn shown(value: &DeValue<'_>) -> String {
 
 /// As [`read`] takes it.
 pub(super) fn show(server: &ServerConfig) -> String {
-    let ServerConfig { id, host, peer_port, client_address, client_port, observer, weight, group } = server;
+    let ServerConfig { id, host, peer_port, election_port, client_address, client_port, observer, weight, group } = server;
     let text = |text: &str| toml::Value::String(text.into()).to_string();
-    let mut shown = format!("\n[[ensemble.servers]]\nid = {id}\nhost = {}\npeer_port = {peer_port}\n", text(host));
+    let mut shown =
+        format!("\n[[ensemble.servers]]\nid = {id}\nhost = {}\npeer_port = {peer_port}\nelection_port = {election_port}\n", text(host));
     shown += &format!("observer = {observer}\nweight = {weight}\ngroup = {group}\n");
     if let Some(address) = client_address {
         shown += &format!("client_address = {}\n", text(address));
