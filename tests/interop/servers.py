@@ -165,3 +165,61 @@ class Server:
         if self.alive():
             self.kill()
         shutil.rmtree(self.home, ignore_errors=True)
+
+
+class Ensemble:
+    """Several Falconers, each with a zoo.cfg and a `myid`. Links between them are theirs."""
+
+    def __init__(self, count, settings):
+        self.home = fresh_dir()
+        ports = [(free_port(), free_port()) for _ in range(count)]
+        lines = {f"server.{number}": f"127.0.0.1:{peer}:{election}" for number, (peer, election) in enumerate(ports, 1)}
+        self.servers = []
+        for number in range(1, count + 1):
+            home = self.home / str(number)
+            (home / "data").mkdir(parents=True)
+            (home / "data" / "myid").write_text(f"{number}\n")
+            self.servers.append(Server(settings={**settings, **lines}, home=home, apache=False))
+
+    @property
+    def hosts(self):
+        return ",".join(server.hosts for server in self.servers)
+
+    def start(self):
+        for server in self.servers:
+            server.spawn()
+        for server in self.servers:
+            self.wait_until_serving(server)
+        return self
+
+    def wait_until_serving(self, server):
+        deadline = time.monotonic() + START_LIMIT_S
+        while mode(server) not in ("leader", "follower"):
+            assert server.alive(), f"the server ended with {server.child.returncode}:\n{server.log()}"
+            assert time.monotonic() < deadline, f"the server does not serve:\n{server.log()}"
+            time.sleep(0.02)
+
+    def leader(self):
+        """The server that leads; waits for one."""
+        deadline = time.monotonic() + START_LIMIT_S
+        while True:
+            for server in self.servers:
+                if server.alive() and mode(server) == "leader":
+                    return server
+            assert time.monotonic() < deadline, "nobody leads:\n" + "\n".join(server.log() for server in self.servers)
+            time.sleep(0.02)
+
+    def remove(self):
+        """Stops what still runs and removes the folder."""
+        for server in self.servers:
+            server.remove()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+def mode(server):
+    """What a server says it is; empty if it says nothing."""
+    try:
+        answer = four_letters(server.port, b"srvr", timeout_s=1)
+    except OSError:
+        return ""
+    return next((line.removeprefix("Mode: ") for line in answer.splitlines() if line.startswith("Mode: ")), "")

@@ -3,6 +3,10 @@
 
 #![allow(dead_code)] // each test binary uses a part of it
 
+pub mod ensemble;
+pub mod network;
+
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -31,9 +35,14 @@ pub fn free_port() -> u16 {
     }
 }
 
+/// The program: the one built with this test, or what FALCONER_BIN names.
+pub fn binary() -> OsString {
+    std::env::var_os("FALCONER_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_falconer").into())
+}
+
 /// A command that runs the server on this directory and port.
 pub fn command(data_dir: &Path, port: u16) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_falconer"));
+    let mut command = Command::new(binary());
     command.args(["serve", "--shards", "2", "--client-port", &port.to_string()]);
     command.arg("--data-dir").arg(data_dir);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -46,7 +55,14 @@ impl Server {
         Server::spawn(command(data_dir, port), port)
     }
 
-    pub fn spawn(mut command: Command, port: u16) -> Server {
+    pub fn spawn(command: Command, port: u16) -> Server {
+        let mut server = Server::launch(command, port);
+        server.wait_for("falconer: serving clients on");
+        server
+    }
+
+    /// Starts it without waiting for anything.
+    pub fn launch(mut command: Command, port: u16) -> Server {
         let mut child = command.spawn().expect("the server binary starts");
         let log = Arc::new(Mutex::new(String::new()));
         let lines = BufReader::new(child.stderr.take().expect("stderr is piped")).lines();
@@ -56,9 +72,17 @@ impl Server {
                 sink.lock().unwrap().push_str(&(line + "\n"));
             }
         });
-        let mut server = Server { child, address: format!("127.0.0.1:{port}"), log };
-        server.wait_for("falconer: serving clients on");
-        server
+        Server { child, address: format!("127.0.0.1:{port}"), log }
+    }
+
+    /// How it ended, if it has.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the child can be asked")
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.pid().to_string()]).status().expect("kill runs");
+        assert!(sent.success());
     }
 
     fn wait_for(&mut self, text: &str) {
@@ -83,8 +107,7 @@ impl Server {
     /// SIGTERM; returns how it ended and how long that took.
     pub fn terminate(mut self) -> (ExitStatus, Duration) {
         let start = Instant::now();
-        let killed = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().expect("kill runs");
-        assert!(killed.success());
+        self.signal("-TERM");
         let status = self.child.wait().expect("it ends");
         (status, start.elapsed())
     }
