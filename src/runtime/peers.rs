@@ -15,7 +15,7 @@ use crate::peer::{Frame, PING, Receiver, Seal, frame_around};
 use crate::zab::message::Outgoing;
 use slab::Slab;
 use socket2::SockRef;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -81,6 +81,8 @@ pub struct Peers {
     current: BTreeMap<u16, usize>,
     generation: u32,
     news: VecDeque<PeerNews>,
+    /// Whose Down was taken in this turn: what is still to be done about the old link must not meet a new one.
+    fallen: BTreeSet<u16>,
     silence_ms: u64,
     now_ms: u64,
 }
@@ -88,7 +90,16 @@ pub struct Peers {
 impl Peers {
     pub fn new(links: Links) -> Peers {
         let silence_ms = links.silence_ms();
-        Peers { links, conns: Slab::new(), current: BTreeMap::new(), generation: 0, news: VecDeque::new(), silence_ms, now_ms: 0 }
+        Peers {
+            links,
+            conns: Slab::new(),
+            current: BTreeMap::new(),
+            generation: 0,
+            news: VecDeque::new(),
+            fallen: BTreeSet::new(),
+            silence_ms,
+            now_ms: 0,
+        }
     }
 
     // ---- inputs
@@ -188,9 +199,13 @@ impl Peers {
         conn
     }
 
-    /// What has happened, in order.
+    /// What has happened, in order. An Up that follows a Down of the same peer waits for the next turn.
     pub fn next_news(&mut self) -> Option<PeerNews> {
-        let news = self.news.pop_front()?;
+        let fallen = &mut self.fallen;
+        let news = self.news.pop_front_if(|news| !matches!(news, PeerNews::Up(peer) if fallen.contains(peer)))?;
+        if let PeerNews::Down { peer, .. } = news {
+            fallen.insert(peer);
+        }
         if let Some(conn) = self.current.get(&news.peer()).map(|index| &mut self.conns[*index]) {
             match news {
                 PeerNews::Up(_) => conn.announced = true,
@@ -216,6 +231,7 @@ impl Peers {
         let slept_ms = now_ms.saturating_sub(self.now_ms);
         let forgiven_ms = if slept_ms > self.silence_ms / 2 { slept_ms } else { 0 };
         self.now_ms = now_ms;
+        self.fallen.clear();
         for index in self.current.values().copied().collect::<Vec<_>>() {
             let conn = &mut self.conns[index];
             conn.heard_ms = if std::mem::take(&mut conn.heard) { now_ms } else { (conn.heard_ms + forgiven_ms).min(now_ms) };

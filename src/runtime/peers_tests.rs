@@ -262,6 +262,9 @@ fn a_new_link_takes_the_place_of_the_old_one() {
     core.peers.add(link(1, near, at_two));
     core.peers.send(1, small(7));
     core.turn();
+    assert!(matches!(core.news[1..], [PeerNews::Down { peer: 1, .. }]), "the new one is no news before the old one is dealt with");
+    core.peers.send(1, small(7));
+    core.turn();
     core.peers.send(1, small(8));
     core.turn();
     core.turn();
