@@ -58,10 +58,16 @@ impl Checker {
         }
     }
 
+    /// How far a session's timeout on a server's clock may be off the real one, rounding at both ends included.
+    fn drift_ms(&self, clock: &Clock) -> u64 {
+        match self.settings.drift_ppm {
+            0 => 0,
+            ppm => 2 + 2 * clock.timeout_ms * ppm / 1_000_000,
+        }
+    }
+
     fn not_too_early(&self, session: i64, clock: &Clock, now_ms: u64) {
-        // A clock that runs fast counts more of them.
-        let drift_ms = if self.settings.drift_ppm > 0 { 2 + 2 * clock.timeout_ms * self.settings.drift_ppm / 1_000_000 } else { 0 };
-        let slack_ms = self.settings.touch_slack_ms + drift_ms;
+        let slack_ms = self.settings.touch_slack_ms + self.drift_ms(clock);
         let silent = now_ms + slack_ms >= clock.heard_ms + clock.timeout_ms;
         let was_silent = clock.silent_until_ms.is_some_and(|until| now_ms <= until + self.settings.expiry_slack_ms);
         if !silent && !was_silent {
@@ -77,8 +83,7 @@ impl Checker {
     /// ended. The world calls it when there has been a leader for long enough.
     pub fn none_overdue(&self, now_ms: u64, bound_ms: u64) {
         for (session, clock) in &self.clocks {
-            let drift_ms = 2 + 2 * clock.timeout_ms * self.settings.drift_ppm / 1_000_000;
-            let due_ms = clock.heard_anywhere_ms.max(self.epoch_ms) + clock.timeout_ms + drift_ms + bound_ms;
+            let due_ms = clock.heard_anywhere_ms.max(self.epoch_ms) + clock.timeout_ms + self.drift_ms(clock) + bound_ms;
             if now_ms > due_ms {
                 violated("G4", format_args!("session 0x{session:x} is open at {now_ms} ms, it was due at {due_ms} ms"));
             }
