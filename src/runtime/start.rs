@@ -66,6 +66,7 @@ impl StartError {
     pub fn exit_code(&self) -> u8 {
         match self {
             StartError::Recovery(RecoveryError::Io { .. }) => EXIT_DISK_FAILED as u8,
+            StartError::Files(FilesError::Io { error, .. }) if error.raw_os_error() == Some(libc::EIO) => EXIT_DISK_FAILED as u8,
             StartError::Recovery(RecoveryError::Corrupt(_) | RecoveryError::Superblock { .. } | RecoveryError::Snapshot { .. }) => 3,
             StartError::Snapshot(_) => 3,
             _ => 1,

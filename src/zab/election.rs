@@ -133,10 +133,10 @@ impl Zab {
         self.is_voter() && self.config.ensemble.is_voter(peer) && !live && !fork && as_long
     }
 
-    /// Of two that look and have the same history, the one with the higher id goes first, for a while.
+    /// Of two that look and have the same history, the one with the higher id goes first, for a while, if it has room.
     fn yields_to(&mut self, peer: u16, last: Position) -> bool {
         let me = self.me();
-        let equal = last.zxid == self.durable.zxid && peer < me;
+        let equal = last.zxid == self.durable.zxid && peer < me && !self.full;
         let now_ms = self.now_ms;
         match &mut self.role {
             Role::Looking(looking) if equal && looking.rounds_failed < PATIENT_ROUNDS => {

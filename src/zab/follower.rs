@@ -234,6 +234,9 @@ impl Zab {
         if header.prev_chain != last.chain || !follows || !known {
             return Err("a batch that does not continue our log");
         }
+        if self.queue.is_empty() {
+            self.queued_since_ms = self.now_ms;
+        }
         self.queue.push_back(batch);
         Ok(())
     }
@@ -265,7 +268,7 @@ impl Zab {
         let durable = if mutant!(M01) { appended } else { durable };
         let upto = if follower.stage == Stage::Active { durable } else { Position::default() };
         let (leader, epoch, round) = (follower.leader, follower.epoch, follower.round);
-        self.send(leader, &Message::Ack { epoch, upto, round });
+        self.send(leader, &Message::Ack { epoch, upto, round, full: self.full });
     }
 
     /// The last heartbeat of the leader we follow; 0 for none.

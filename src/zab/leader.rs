@@ -2,6 +2,8 @@
 //! leader that hears no quorum gives up. A slow follower never slows the rest: beyond a window it is fed from the log.
 //! Refuses to count anything but what an acknowledgement says is durable.
 
+mod room;
+
 use super::election::Vote;
 use super::message::{Message, Outgoing, Sync, Term};
 use super::plan::{Plan, plan};
@@ -43,6 +45,8 @@ pub(super) struct Learner {
     heard_ms: u64,
     /// The commit that it was last told.
     told: u64,
+    /// Its disk has no room for growth.
+    full: bool,
 }
 
 pub(super) struct Leader {
@@ -57,6 +61,10 @@ pub(super) struct Leader {
     rounds: VecDeque<(u64, u64)>,
     beat_wanted: bool,
     pub next_beat_ms: u64,
+    /// Nothing is proposed since then, so that others have everything and one of them can lead.
+    yielding_since_ms: Option<u64>,
+    /// Or: since when this server has led without trying that.
+    kept_since_ms: u64,
 }
 
 impl Leader {
@@ -71,6 +79,8 @@ impl Leader {
             rounds: VecDeque::new(),
             beat_wanted: true,
             next_beat_ms: now_ms,
+            yielding_since_ms: None,
+            kept_since_ms: now_ms,
         }
     }
 }
@@ -93,6 +103,7 @@ impl Zab {
         if !self.hears_quorum() {
             return self.look(false);
         }
+        self.consider_yielding();
         let Some(leader) = self.leader().filter(|l| now_ms >= l.next_beat_ms) else { return };
         leader.next_beat_ms = now_ms + beat_ms;
         leader.beat_wanted = true;
@@ -164,6 +175,7 @@ impl Zab {
             round: 0,
             heard_ms: self.now_ms,
             told: 0,
+            full: false,
         };
         let Some(leader) = self.leader() else { return };
         let epoch = leader.epoch;
@@ -294,7 +306,7 @@ impl Zab {
         self.pump(peer);
     }
 
-    pub(super) fn ack(&mut self, peer: u16, epoch: u32, upto: Position, round: u64) {
+    pub(super) fn ack(&mut self, peer: u16, epoch: u32, upto: Position, round: u64, full: bool) {
         if !self.leads(epoch) {
             return;
         }
@@ -302,6 +314,7 @@ impl Zab {
         let Some(learner) = self.learner(peer) else { return };
         learner.heard_ms = now_ms;
         learner.round = learner.round.max(round);
+        learner.full = full;
         if upto.zxid == 0 {
             return self.pump(peer); // it has nothing of ours yet
         }

@@ -90,11 +90,12 @@ pub enum Message<'a> {
         round: u64,
         batch: Option<RawBatch>,
     },
-    /// Everything up to `upto` is on the medium; `round` is the last heartbeat seen.
+    /// Everything up to `upto` is on the medium; `round` is the last heartbeat seen. `full`: the disk has no room for growth.
     Ack {
         epoch: u32,
         upto: Position,
         round: u64,
+        full: bool,
     },
     /// `sessions` were heard from; all sockets were drained after heartbeat `round` had come.
     Touch {
@@ -354,11 +355,12 @@ impl<'a> Message<'a> {
                 w.u64(*round);
                 w.0.extend_from_slice(batch.as_ref().map_or(&[], RawBatch::bytes));
             }
-            Message::Ack { epoch, upto, round } => {
+            Message::Ack { epoch, upto, round, full } => {
                 w.u8(ACK);
                 w.u32(*epoch);
                 w.position(*upto);
                 w.u64(*round);
+                w.flag(*full);
             }
             Message::Touch { epoch, round, sessions } => {
                 w.u8(TOUCH);
@@ -463,7 +465,7 @@ fn decode_fields<'a>(r: &mut Reader<'a>) -> Result<Message<'a>, BadMessage> {
             let (epoch, committed, round, batch) = (r.u32()?, r.u64()?, r.u64()?, r.rest());
             Message::Append { epoch, committed, round, batch: (!batch.is_empty()).then(|| RawBatch::copy_of(batch)) }
         }
-        ACK => Message::Ack { epoch: r.u32()?, upto: r.position()?, round: r.u64()? },
+        ACK => Message::Ack { epoch: r.u32()?, upto: r.position()?, round: r.u64()?, full: r.flag()? },
         TOUCH => {
             let (epoch, round, count) = (r.u32()?, r.u64()?, r.count(8)?);
             let sessions = (0..count).map(|_| Ok(r.u64()? as i64)).collect::<Result<_, BadMessage>>()?;
@@ -534,7 +536,7 @@ mod tests {
             Message::SnapshotChunk { epoch: 5, zxid: 8, offset: 9, bytes: b"some" },
             Message::Append { epoch: 5, committed: 3, round: 4, batch: None },
             Message::Append { epoch: 5, committed: 3, round: 4, batch: Some(RawBatch::copy_of(b"not a batch")) },
-            Message::Ack { epoch: 5, upto: p(4), round: 4 },
+            Message::Ack { epoch: 5, upto: p(4), round: 4, full: true },
             Message::Touch { epoch: 5, round: 4, sessions: vec![-1, 1 << 57] },
             Message::Forward { epoch: 5, boot: 2, shard: 1, submit: b"raw" },
             Message::Answer { epoch: 5, boot: 9, shard: 1, conn: 2, sequence: 3, after: 4, code: AnswerCode::Refused(-1) },

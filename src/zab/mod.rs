@@ -162,8 +162,9 @@ pub struct Zab {
     committed: u64,
     /// The last batch handed out as committed.
     published: u64,
-    /// Received, not yet given to the log.
+    /// Received, not yet given to the log, and since when the log has taken none of them.
     queue: VecDeque<Batch>,
+    queued_since_ms: u64,
     /// In the log's hands or waiting for them, and not yet both durable and published.
     recent: VecDeque<Arc<Batch>>,
     snapshot: Option<SnapshotPointer>,
@@ -171,6 +172,8 @@ pub struct Zab {
     incoming: Option<(SnapshotPointer, u64)>,
     /// A part of it is being written, or the whole of it takes the place of the log: what this server has is in between.
     storing: bool,
+    /// The own disk has no room for growth.
+    full: bool,
     /// Batches that the log has not confirmed: zxid, since when, and bytes.
     unconfirmed: VecDeque<(u64, u64, usize)>,
     unconfirmed_bytes: usize,
@@ -196,10 +199,12 @@ impl Zab {
             published: start.committed,
             positions: start.positions,
             queue: VecDeque::new(),
+            queued_since_ms: now_ms,
             recent: start.pending.into(),
             snapshot: start.snapshot,
             incoming: None,
             storing: false,
+            full: false,
             unconfirmed: VecDeque::new(),
             unconfirmed_bytes: 0,
             dice: config.seed,
@@ -324,7 +329,7 @@ impl Zab {
             Message::SnapshotWanted { epoch, zxid, offset } => self.snapshot_wanted(peer, epoch, zxid, offset),
             Message::SnapshotChunk { epoch, zxid, offset, bytes } => self.snapshot_chunk(peer, epoch, zxid, offset, bytes),
             Message::Append { epoch, committed, round, batch } => self.append(peer, epoch, committed, round, batch),
-            Message::Ack { epoch, upto, round } => self.ack(peer, epoch, upto, round),
+            Message::Ack { epoch, upto, round, full } => self.ack(peer, epoch, upto, round, full),
             Message::StepDown if self.follows(peer) => self.look(true),
             Message::StepDown => {}
             Message::Touch { epoch, .. } => return self.leads(epoch).then_some(message),
@@ -338,7 +343,22 @@ impl Zab {
 
     /// The next batch for the log, received from the leader. Call when the log is ready for one.
     pub fn next_batch(&mut self) -> Option<Batch> {
+        self.queued_since_ms = self.now_ms;
         self.queue.pop_front()
+    }
+
+    /// For how long the log has taken nothing of what has come for it: its disk hangs, or has no room at all.
+    pub fn log_stalls_ms(&self) -> u64 {
+        if self.queue.is_empty() { 0 } else { self.now_ms.saturating_sub(self.queued_since_ms) }
+    }
+
+    /// The disk has no room for growth, or has some again.
+    pub fn set_full(&mut self, full: bool) {
+        if std::mem::replace(&mut self.full, full) != full
+            && let Role::Follower(follower) = &mut self.role
+        {
+            follower.ack_due = true;
+        }
     }
 
     /// The log has taken a batch: one of [`Zab::next_batch`], or one that this leader proposes. It may also get the latter
@@ -488,10 +508,12 @@ impl Zab {
         while self.recent.pop_front_if(|batch| batch.position().zxid <= upto).is_some() {}
     }
 
-    /// Whatever this server was, it has no leader now. `at_once`: the leader is known to be gone.
+    /// Whatever this server was, it has no leader now. `at_once`: the leader is known to be gone. Who has no room for growth
+    /// leaves it to others to stand first.
     fn look(&mut self, at_once: bool) {
         let spread_ms = if at_once { self.config.heartbeat_ms } else { self.config.election_timeout_ms };
-        let fire_ms = self.now_ms + self.roll(spread_ms);
+        let yields_ms = if self.full { self.config.election_timeout_ms } else { 0 };
+        let fire_ms = self.now_ms + yields_ms + self.roll(spread_ms);
         let old = std::mem::replace(&mut self.role, Role::Looking(Looking::new(fire_ms)));
         self.queue.clear();
         match old {

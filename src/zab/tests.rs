@@ -24,8 +24,9 @@ struct Server {
 struct Net {
     servers: BTreeMap<u16, Server>,
     now_ms: u64,
-    /// Servers whose disk confirms nothing.
+    /// Servers whose disk confirms nothing, and servers whose log takes nothing.
     stuck: BTreeSet<u16>,
+    stalled: BTreeSet<u16>,
     cut: BTreeSet<u16>,
 }
 
@@ -45,7 +46,7 @@ impl Net {
             (id, server)
         };
         let servers = (1..=voters + observers).map(server).collect();
-        let mut net = Net { servers, now_ms: 0, stuck: BTreeSet::new(), cut: BTreeSet::new() };
+        let mut net = Net { servers, now_ms: 0, stuck: BTreeSet::new(), stalled: BTreeSet::new(), cut: BTreeSet::new() };
         let ids: Vec<u16> = net.servers.keys().copied().collect();
         for a in &ids {
             ids.iter().filter(|b| a != *b).for_each(|b| net.servers.get_mut(a).unwrap().zab.peer_up(*b, 0));
@@ -76,9 +77,9 @@ impl Net {
     }
 
     fn turn(&mut self, id: u16) {
-        let (now_ms, stuck) = (self.now_ms, self.stuck.contains(&id));
+        let (now_ms, stuck, stalled) = (self.now_ms, self.stuck.contains(&id), self.stalled.contains(&id));
         let server = self.servers.get_mut(&id).unwrap();
-        while let Some(batch) = server.zab.next_batch() {
+        while !stalled && let Some(batch) = server.zab.next_batch() {
             let batch = Arc::new(batch);
             server.zab.log_took(batch.clone());
             server.log.push(batch.clone());
@@ -86,6 +87,9 @@ impl Net {
         }
         while let Some(batch) = server.writing.pop_front_if(|_| !stuck) {
             server.zab.durable(batch.position(), now_ms);
+        }
+        if server.writing.is_empty() {
+            server.zab.yield_to_others(now_ms);
         }
         server.zab.flush(now_ms);
         while let Some(effect) = self.servers.get_mut(&id).unwrap().zab.next_effect() {
@@ -223,6 +227,83 @@ fn a_leader_that_leaves_is_succeeded_before_it_is_missed() {
     assert_eq!(net.leader(), Some((new, later)));
     assert_eq!(net.servers[&old].changes.last(), Some(&Change::Follow { epoch: later, leader: new }));
     assert!(net.zab(new).learners().iter().all(|l| l.synced && l.counts && l.behind_txns == 0));
+}
+
+/// Long enough for a leader to try to get rid of its place.
+const KEPT_MS: u64 = 2000;
+
+#[test]
+fn a_leader_without_room_is_succeeded_by_one_that_has_some() {
+    let mut net = Net::new(3, 0, |_| Start::fresh(7));
+    net.wait(KEPT_MS);
+    let (old, epoch) = net.leader().unwrap();
+    net.zab(old).set_full(true);
+    assert!(!net.zab(old).lacks_room(), "the others are a quorum");
+    net.wait(500);
+    let (new, later) = net.leader().unwrap();
+    assert!(new != old && later == epoch + 1);
+    assert_eq!(net.servers[&old].changes.last(), Some(&Change::Follow { epoch: later, leader: new }));
+    net.wait(3 * KEPT_MS);
+    assert_eq!(net.leader(), Some((new, later)), "it stays");
+    assert!(!net.zab(new).lacks_room());
+}
+
+#[test]
+fn leadership_is_not_passed_around_among_full_disks() {
+    let mut net = Net::new(3, 0, |_| Start::fresh(7));
+    net.wait(KEPT_MS);
+    let (old, epoch) = net.leader().unwrap();
+    let (one, two) = (1 + old % 3, 1 + (old + 1) % 3);
+    net.zab(one).set_full(true);
+    net.wait(100);
+    assert!(!net.zab(old).lacks_room(), "two of three have room");
+    net.zab(old).set_full(true);
+    net.wait(2 * KEPT_MS);
+    assert_eq!(net.leader(), Some((old, epoch)), "the third alone would be no better off");
+    assert!(net.zab(old).lacks_room());
+    net.zab(one).set_full(false);
+    net.wait(500);
+    let (new, _) = net.leader().unwrap();
+    assert!(new == one || new == two);
+    [one, two].iter().for_each(|server| net.zab(*server).set_full(true));
+    net.wait(2 * KEPT_MS);
+    assert_eq!(net.leader().unwrap().0, new, "all are full");
+    net.zab(old).set_full(false);
+    net.zab(new).set_full(false);
+    net.wait(100);
+    assert!(!net.zab(new).lacks_room(), "there is room again");
+}
+
+#[test]
+fn what_grows_is_refused_when_it_would_rest_on_full_disks() {
+    let mut net = Net::new(3, 0, |_| Start::fresh(7));
+    net.wait(500);
+    let (leader, _) = net.leader().unwrap();
+    let (one, two) = (1 + leader % 3, 1 + (leader + 1) % 3);
+    net.zab(one).set_full(true);
+    net.wait(100);
+    net.zab(leader).peer_down(two, 600);
+    assert!(net.zab(leader).lacks_room(), "of two that are there one is full");
+    net.zab(one).set_full(false);
+    net.wait(100);
+    assert!(!net.zab(leader).lacks_room(), "nobody is full, however few are there");
+}
+
+#[test]
+fn a_log_that_takes_nothing_is_noticed() {
+    let mut net = Net::new(3, 0, |_| Start::fresh(7));
+    net.wait(500);
+    let (leader, epoch) = net.leader().unwrap();
+    let follower = 1 + leader % 3;
+    net.wait(500);
+    assert_eq!(net.zab(follower).log_stalls_ms(), 0, "nothing has come for it");
+    net.stalled = BTreeSet::from([follower]);
+    net.propose(leader, u64::from(epoch) << 32 | 1);
+    net.wait(700);
+    assert!((680..=700).contains(&net.zab(follower).log_stalls_ms()));
+    net.stalled.clear();
+    net.settle();
+    assert_eq!(net.zab(follower).log_stalls_ms(), 0);
 }
 
 #[test]

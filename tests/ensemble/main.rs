@@ -9,6 +9,7 @@ mod campaign;
 mod command;
 mod crashes;
 mod cuts;
+mod damage;
 mod disks;
 mod history;
 mod load;
@@ -59,7 +60,13 @@ fn main() -> ExitCode {
         trial_if(namespaces::missing(), "lost_packets", cuts::lost_packets),
         trial_if(volumes::no_power_cuts(), "power_cuts", disks::power_cuts),
         trial_if(volumes::no_small_disks(), "a_full_disk_under_a_follower", disks::a_full_disk_under_a_follower),
+        trial_if(volumes::no_small_disks(), "a_full_disk_under_the_leader", disks::a_full_disk_under_the_leader),
         trial_if(volumes::no_small_disks(), "full_disks_under_all", disks::full_disks_under_all),
+        trial_if(volumes::no_small_disks(), "full_disks_under_two", disks::full_disks_under_two),
+        trial_if(volumes::no_freezer(), "hanging_disks_under_leaders", disks::hanging_disks_under_leaders),
+        trial_if(volumes::no_power_cuts(), "failing_disks_under_leaders", disks::failing_disks_under_leaders),
+        trial("damaged_data", damage::damaged_data),
+        trial("damage_on_all", damage::damage_on_all),
         trial("any_fault", campaign::any_fault),
     ];
     let conclusion: Conclusion = libtest_mimic::run(&arguments, trials);

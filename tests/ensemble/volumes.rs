@@ -9,9 +9,13 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// EXT4_IOC_SHUTDOWN and its flag to drop what the journal has not written: what is not on the medium is gone.
+/// EXT4_IOC_SHUTDOWN and its flags: whether what the journal has not written gets to the medium first, or is gone.
 const EXT4_IOC_SHUTDOWN: libc::Ioctl = 0x8004_587d;
+static LOGFLUSH: u32 = 1;
 static NOLOGFLUSH: u32 = 2;
+/// FIFREEZE and FITHAW: whoever writes in between waits.
+const FIFREEZE: libc::Ioctl = 0xc004_5877_u32 as libc::Ioctl;
+const FITHAW: libc::Ioctl = 0xc004_5878_u32 as libc::Ioctl;
 
 /// A mounted file system.
 pub struct Volume {
@@ -65,10 +69,19 @@ impl Volume {
 
     /// Cuts the power: from now on nothing reaches the medium, and what was only in memory is gone for good.
     pub fn power_off(&self) -> io::Result<()> {
-        let file = File::open(&self.mount)?;
-        // SAFETY: the descriptor is open, and the argument points to the u32 that this request reads.
-        let failed = unsafe { libc::ioctl(file.as_raw_fd(), EXT4_IOC_SHUTDOWN, &raw const NOLOGFLUSH) } != 0;
-        if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+        request(&File::open(&self.mount)?, EXT4_IOC_SHUTDOWN, &NOLOGFLUSH)
+    }
+
+    /// From now on every read and write fails with EIO.
+    pub fn fail(&self) -> io::Result<()> {
+        request(&File::open(&self.mount)?, EXT4_IOC_SHUTDOWN, &LOGFLUSH)
+    }
+
+    /// From now on every write waits, until the returned value is dropped. Not even kill -9 ends a process meanwhile.
+    pub fn freeze(&self) -> io::Result<Frozen> {
+        let mount = File::open(&self.mount)?;
+        request(&mount, FIFREEZE, &0)?;
+        Ok(Frozen { mount })
     }
 
     /// Power is back: the file system recovers from its journal. Whoever used it is gone.
@@ -96,6 +109,23 @@ impl Drop for Volume {
     fn drop(&mut self) {
         // A test that failed may not have stopped everybody yet.
         let _ = run("umount", &[path(&self.mount)]).or_else(|_| run("umount", &["-l", path(&self.mount)]));
+    }
+}
+
+fn request(file: &File, request: libc::Ioctl, argument: &u32) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and the argument points to a u32, which these requests read or ignore.
+    let failed = unsafe { libc::ioctl(file.as_raw_fd(), request, &raw const *argument) } != 0;
+    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A volume that takes no writes.
+pub struct Frozen {
+    mount: File,
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        request(&self.mount, FITHAW, &0).expect("what was frozen can be thawed");
     }
 }
 
@@ -132,4 +162,13 @@ pub fn no_power_cuts() -> Option<String> {
 /// Why no small file system can be had on this machine; `None`: it can.
 pub fn no_small_disks() -> Option<String> {
     Volume::in_memory(1).err()
+}
+
+/// Why no disk can be made to hang on this machine; `None`: one can.
+pub fn no_freezer() -> Option<String> {
+    let probe = || -> Result<(), String> {
+        let volume = Volume::on_loop_device(16)?;
+        volume.freeze().map(drop).map_err(|error| format!("a file system cannot be frozen: {error}"))
+    };
+    probe().err()
 }

@@ -22,6 +22,8 @@ pub struct Shape {
     pub observers: u16,
     /// More lines for every server's configuration, sections of their own.
     pub settings: String,
+    /// More lines for their section `[data]`.
+    pub data_settings: String,
     /// Where each server's data lies; by default below the ensemble's own directory.
     pub data_dirs: Option<Vec<PathBuf>>,
     /// Where each server runs; by default on loopback, with proxies between them.
@@ -37,7 +39,7 @@ pub struct Place {
 
 impl Shape {
     pub fn voters(voters: u16) -> Shape {
-        Shape { voters, observers: 0, settings: String::new(), data_dirs: None, places: None }
+        Shape { voters, observers: 0, settings: String::new(), data_settings: String::new(), data_dirs: None, places: None }
     }
 }
 
@@ -105,9 +107,10 @@ impl Ensemble {
             };
             let client_port = free_port();
             let mut text = format!(
-                "[server]\nid = {id}\n[client]\nport = {client_port}\naddress = \"{}\"\n[data]\ndir = {data_dir:?}\n\
+                "[server]\nid = {id}\n[client]\nport = {client_port}\naddress = \"{}\"\n[data]\ndir = {data_dir:?}\n{}\n\
                  [threads]\nshards = 1\npinning = \"none\"\n[admin]\nfour_letter_words = \"*\"\n{}\n",
                 place(id).address,
+                shape.data_settings,
                 shape.settings
             );
             if shape.places.is_some() {
@@ -166,6 +169,10 @@ impl Ensemble {
 
     fn member_mut(&mut self, id: u16) -> &mut Member {
         &mut self.members[usize::from(id) - 1]
+    }
+
+    pub fn data_dir(&self, id: u16) -> PathBuf {
+        self.member(id).data_dir.clone()
     }
 
     pub fn runs(&self, id: u16) -> bool {
@@ -272,6 +279,20 @@ impl Ensemble {
     pub fn kill(&mut self, id: u16) {
         let server = self.take(id);
         server.kill();
+    }
+
+    /// Waits until a server has ended by itself; how, and what it said.
+    pub fn wait_until_ended(&mut self, id: u16) -> (ExitStatus, String) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let server = self.member_mut(id).server.as_mut().expect("the server runs");
+            if let Some(status) = server.has_ended() {
+                let said = self.take(id).said();
+                return (status, said);
+            }
+            assert!(Instant::now() < deadline, "server {id} goes on");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Makes sure that it does not run, by kill -9 unless it has ended by itself.

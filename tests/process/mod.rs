@@ -94,6 +94,15 @@ impl Server {
         }
     }
 
+    /// What one that has ended has said, to the last word.
+    pub fn said(self) -> String {
+        // The lines are read on another thread, which lets go of them when there are no more.
+        while Arc::strong_count(&self.log) > 1 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.log.lock().unwrap().clone()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

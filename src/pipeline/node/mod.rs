@@ -200,12 +200,11 @@ pub struct Node {
     pending: VecDeque<Pending>,
     touches: Touches,
     leaderless_since_ms: Option<u64>,
-    /// Whether client connections were closed for want of a leader.
+    /// Whether client connections were closed because requests would not be answered here.
     shut: bool,
     /// Sessions that end, or moved, by a transaction not yet applied here.
     closing: HashMap<i64, u64, FixedHash>,
     moved: HashMap<i64, (u64, Origin), FixedHash>,
-    space_low: bool,
     /// The server is about to stop: it proposes nothing more.
     leaving: bool,
     next_reap_ms: u64,
@@ -240,7 +239,6 @@ impl Node {
             shut: !config.zab.ensemble.is_alone(),
             closing: HashMap::default(),
             moved: HashMap::default(),
-            space_low: false,
             leaving: false,
             next_reap_ms: now_ms + config.reap.interval_ms,
             effects: VecDeque::new(),
@@ -262,6 +260,11 @@ impl Node {
             Standing::Following { serving, .. } => serving,
             Standing::Looking => false,
         }
+    }
+
+    /// Whether clients are let in: requests of theirs will be answered.
+    pub fn takes_clients(&self) -> bool {
+        self.serves() && !self.shut
     }
 
     pub fn standing(&self) -> Standing {
@@ -341,9 +344,9 @@ impl Node {
         self.leaving = true;
     }
 
-    /// The disk has (or has again) no room for growth: only deletes and closes go through.
+    /// The disk has no room for growth, or has some again. Requests that make the tree grow are refused if too few disks have.
     pub fn set_space_low(&mut self, space_low: bool) {
-        self.space_low = space_low;
+        self.zab.set_full(space_low);
     }
 
     /// This core's State has applied everything up to its `applied`. Comes before `up` in every turn.
@@ -405,7 +408,7 @@ impl Node {
     pub fn tick(&mut self, state: &State, now_ms: u64, wall_ms: i64) {
         self.zab.tick(now_ms);
         self.collect(now_ms);
-        self.shut_if_leaderless(now_ms);
+        self.shut_if_useless(now_ms);
         if !self.proposes() {
             return;
         }
@@ -426,7 +429,7 @@ impl Node {
     fn proposes(&self) -> bool {
         // While it renews its epoch a leader is none, for replication.
         let leads = matches!(self.zab.standing(), Standing::Leading { .. }) || mutant!(M47);
-        leads && matches!(self.leading, Some((_, applied)) if applied || mutant!(M40)) && !self.zab.wants_renewal() && !self.leaving
+        leads && matches!(self.leading, Some((_, applied)) if applied || mutant!(M40)) && !self.zab.wants_renewal() && !self.zab.is_yielding() && !self.leaving
     }
 
     /// Proposes (e,0), the first record of this epoch. Nothing is served before it is committed.

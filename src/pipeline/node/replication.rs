@@ -233,6 +233,9 @@ impl Node {
         if self.leaving && self.is_settled() {
             self.zab.step_down(now_ms);
         }
+        if self.zab.is_yielding() && self.is_settled() {
+            self.zab.yield_to_others(now_ms);
+        }
         if let Standing::Following { serving: true, .. } = self.zab.standing()
             && let Some((round, sessions)) = self.touches.report(self.zab.heard_round(), now_ms)
         {
@@ -333,10 +336,19 @@ impl Node {
         }
     }
 
-    /// Clients of a server that has had no leader for long are better off elsewhere.
-    pub(super) fn shut_if_leaderless(&mut self, now_ms: u64) {
-        let long = self.leaderless_since_ms.is_some_and(|since_ms| now_ms >= since_ms + self.config.leaderless_ms);
-        if long && !self.shut {
+    /// Clients of a server that has had no leader for long, or whose log has taken nothing from its leader for as long, are
+    /// better off elsewhere: what they write would not be answered here.
+    pub(super) fn shut_if_useless(&mut self, now_ms: u64) {
+        let leaderless_ms = self.leaderless_since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
+        let stalls_ms = self.zab.log_stalls_ms();
+        if self.leaderless_since_ms.is_none() && stalls_ms == 0 {
+            return self.found_leader();
+        }
+        if leaderless_ms.max(stalls_ms) >= self.config.leaderless_ms && !self.shut {
+            if self.leaderless_since_ms.is_none() {
+                crate::mark!("a follower whose log stands still sends its clients away");
+                tracing::warn!("the log has taken nothing for {stalls_ms} ms: clients are sent to other servers");
+            }
             self.shut = true;
             self.route = self.route.wrapping_add(1);
             self.parked.clear();

@@ -41,7 +41,7 @@ impl Node {
 
     /// A request as this leader orders it.
     pub(super) fn submit(&mut self, origin: &Origin, submit: &Submit<'_>, state: &State, now_ms: u64, wall_ms: i64) {
-        if self.space_low && grows(submit.opcode) {
+        if grows(submit.opcode) && self.zab.lacks_room() {
             return self.answer(origin, Answer::Refused { code: code::SYSTEM_ERROR });
         }
         match submit.opcode {

@@ -24,7 +24,7 @@ pub(super) struct Record {
 impl Pipeline {
     /// The end of a turn: says what has changed, and lets clients in or not.
     pub(super) fn keep_standing(&mut self, now: Now) {
-        let serves = self.node.serves();
+        let serves = self.node.takes_clients();
         if serves != self.server.is_serving() {
             self.server.serving.store(serves, Ordering::Release);
         }
