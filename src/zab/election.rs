@@ -12,8 +12,6 @@ use std::collections::BTreeMap;
 
 /// No promise may jump further: a broken or hostile peer cannot use up the epochs.
 const EPOCH_JUMP_MAX: u32 = 1 << 20;
-/// After so many rounds without a leader a server no longer insists that of equals it goes first.
-const PATIENT_ROUNDS: u32 = 2;
 
 /// What a peer said to our pre-vote.
 #[derive(Clone, Copy, Debug)]
@@ -34,22 +32,28 @@ pub(super) struct Vote {
 }
 
 pub(super) struct Looking {
-    /// When to ask (again).
+    /// When to ask (again); the end of time: never.
     pub fire_ms: u64,
+    asked_ms: Option<u64>,
     round: u64,
     replies: BTreeMap<u16, Reply>,
-    rounds_failed: u32,
 }
 
 impl Looking {
     pub fn new(fire_ms: u64) -> Looking {
-        Looking { fire_ms, round: 0, replies: BTreeMap::new(), rounds_failed: 0 }
+        Looking { fire_ms, asked_ms: None, round: 0, replies: BTreeMap::new() }
     }
 
     /// Votes for others and never asks.
     pub fn retired() -> Looking {
-        Looking { rounds_failed: PATIENT_ROUNDS, ..Looking::new(u64::MAX) }
+        Looking::new(u64::MAX)
     }
+}
+
+/// To whom a pre-vote was given: for as long as a heartbeat nobody else gets one who has no more and goes no earlier.
+pub(super) struct Loan {
+    to: (u64, u16),
+    until_ms: u64,
 }
 
 pub(super) struct Candidate {
@@ -84,7 +88,8 @@ impl Zab {
 
     /// Starts a round of pre-votes. An observer asks too: nobody answers, but a leader that took it for a follower notices.
     fn ask(&mut self) {
-        let wait_ms = self.config.election_timeout_ms + self.roll(self.config.election_timeout_ms);
+        let half_ms = self.config.election_timeout_ms / 2;
+        let wait_ms = half_ms + self.roll(half_ms);
         let settled = self.settled() || mutant!(M07);
         let last = if mutant!(M07) { self.appended() } else { self.durable };
         let Promise { epoch: promised, cluster, .. } = self.promise;
@@ -95,7 +100,7 @@ impl Zab {
         if !settled {
             return;
         }
-        looking.rounds_failed += 1;
+        looking.asked_ms = Some(now_ms);
         looking.round = round_seed;
         looking.replies.clear();
         looking.replies.insert(me, Reply { granted: true, member, cluster, promised, last });
@@ -112,15 +117,24 @@ impl Zab {
             return self.invite(peer);
         }
         let granted = self.would_vote(peer, last) && self.yields_to(peer, last);
+        if !granted && last.zxid < self.durable.zxid {
+            self.ask_instead(peer);
+        }
         let (member, promised, durable) = (self.promise.member || mutant!(M24), self.promise.epoch, self.durable);
         let cluster = self.promise.cluster;
         self.send(peer, &Message::PreVoteReply { round, granted, member, cluster, promised, last: durable });
     }
 
+    /// Whether nothing has come from the leader for so long that one who misses it for the whole timeout is believed.
+    fn suspects_leader(&self) -> bool {
+        let suspicious_ms = self.config.election_timeout_ms * 2 / 3;
+        matches!(&self.role, Role::Follower(f) if self.now_ms >= f.heard_ms + suspicious_ms)
+    }
+
     /// Whether a vote for `peer` would be right: its history is not shorter, and no leader is alive.
     fn would_vote(&self, peer: u16, last: Position) -> bool {
         let live = match &self.role {
-            Role::Follower(f) => f.leader != peer && self.now_ms < f.heard_ms + self.config.election_timeout_ms,
+            Role::Follower(f) => f.leader != peer && !self.suspects_leader(),
             Role::Leader(_) => true,
             Role::Looking(_) | Role::Candidate(_) => false,
         };
@@ -133,20 +147,40 @@ impl Zab {
         self.is_voter() && self.config.ensemble.is_voter(peer) && !live && !fork && as_long
     }
 
-    /// Of two that look and have the same history, the one with the higher id goes first, for a while, if it has room.
+    /// Whether `peer`, which has no less than we have, goes first. Of two that ask at the same time and have the same it is the
+    /// one with the higher id, if that has room; a third lets who asked first try alone.
     fn yields_to(&mut self, peer: u16, last: Position) -> bool {
-        let me = self.me();
-        let equal = last.zxid == self.durable.zxid && peer < me && !self.full;
+        let (now_ms, beat_ms) = (self.now_ms, self.config.heartbeat_ms);
+        let until_ms = now_ms + beat_ms;
+        let goes_first = last.zxid == self.durable.zxid && peer < self.me() && !self.full;
+        match &self.role {
+            Role::Looking(looking) if goes_first && looking.asked_ms.is_some_and(|asked_ms| now_ms < asked_ms + beat_ms) => return false,
+            Role::Candidate(_) => return false,
+            _ => {}
+        }
+        let asker = (last.zxid, peer);
+        if self.loan.as_ref().is_some_and(|loan| now_ms < loan.until_ms && asker < loan.to) {
+            return false;
+        }
+        self.loan = Some(Loan { to: asker, until_ms });
+        if let Role::Looking(looking) = &mut self.role {
+            looking.fire_ms = looking.fire_ms.max(until_ms);
+        }
+        true
+    }
+
+    /// Somebody who has less than we have misses the leader. So may we: then it is ours to stand.
+    fn ask_instead(&mut self, peer: u16) {
+        if self.suspects_leader() && self.config.ensemble.is_voter(peer) {
+            self.look(true);
+        }
         let now_ms = self.now_ms;
-        match &mut self.role {
-            Role::Looking(looking) if equal && looking.rounds_failed < PATIENT_ROUNDS => {
-                if looking.rounds_failed == 0 {
-                    looking.fire_ms = now_ms;
-                }
-                false
-            }
-            Role::Candidate(_) => false,
-            _ => true,
+        if let Role::Looking(looking) = &mut self.role
+            && looking.asked_ms.is_none()
+            && looking.fire_ms != u64::MAX
+            && !self.full
+        {
+            looking.fire_ms = now_ms;
         }
     }
 

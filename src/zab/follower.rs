@@ -77,7 +77,7 @@ impl Zab {
         let silent_ms = self.config.election_timeout_ms;
         if matches!(&self.role, Role::Follower(f) if self.now_ms >= f.heard_ms + silent_ms) {
             crate::mark!("a follower gives its leader up for silence");
-            self.look(false);
+            self.look(true);
         }
     }
 

@@ -28,7 +28,7 @@ use crate::log::snapshot::SnapshotPointer;
 use crate::mutant;
 use crate::wire::batch::{Batch, Position};
 use crate::wire::txn::Origin;
-use election::{Candidate, Looking};
+use election::{Candidate, Loan, Looking};
 use follower::Follower;
 use leader::Leader;
 pub use leader::LearnerFigures;
@@ -174,6 +174,7 @@ pub struct Zab {
     storing: bool,
     /// The own disk has no room for growth.
     full: bool,
+    loan: Option<Loan>,
     /// Batches that the log has not confirmed: zxid, since when, and bytes.
     unconfirmed: VecDeque<(u64, u64, usize)>,
     unconfirmed_bytes: usize,
@@ -205,6 +206,7 @@ impl Zab {
             incoming: None,
             storing: false,
             full: false,
+            loan: None,
             unconfirmed: VecDeque::new(),
             unconfirmed_bytes: 0,
             dice: config.seed,
@@ -508,7 +510,7 @@ impl Zab {
         while self.recent.pop_front_if(|batch| batch.position().zxid <= upto).is_some() {}
     }
 
-    /// Whatever this server was, it has no leader now. `at_once`: the leader is known to be gone. Who has no room for growth
+    /// Whatever this server was, it has no leader now. `at_once`: nobody else is expected to stand first. Who has no room for growth
     /// leaves it to others to stand first.
     fn look(&mut self, at_once: bool) {
         let spread_ms = if at_once { self.config.heartbeat_ms } else { self.config.election_timeout_ms };

@@ -229,6 +229,42 @@ fn a_leader_that_leaves_is_succeeded_before_it_is_missed() {
     assert!(net.zab(new).learners().iter().all(|l| l.synced && l.counts && l.behind_txns == 0));
 }
 
+#[test]
+fn a_leader_that_falls_silent_is_succeeded_soon_after_it_is_missed() {
+    for phase in 0..20 {
+        let mut net = Net::new(if phase % 2 == 0 { 3 } else { 5 }, 0, |_| Start::fresh(7));
+        net.wait(1000 + 10 * phase);
+        let (old, epoch) = net.leader().unwrap();
+        net.cut = BTreeSet::from([old]);
+        let ZabConfig { election_timeout_ms, heartbeat_ms, .. } = ZabConfig::new(1, Ensemble::alone(1));
+        net.wait(election_timeout_ms + 2 * heartbeat_ms);
+        let successor = net.servers.iter().find(|(id, s)| **id != old && matches!(s.zab.standing(), Standing::Leading { .. }));
+        let (_, successor) = successor.expect("nobody waits for a second timeout");
+        assert_eq!(successor.zab.epoch(), epoch + 1, "at the first attempt");
+    }
+}
+
+#[test]
+fn who_misses_the_leader_is_believed_by_who_has_not_heard_it_for_a_while() {
+    let mut net = Net::new(3, 0, |_| Start::fresh(7));
+    net.wait(1000);
+    let (leader, _) = net.leader().unwrap();
+    let (one, two) = (1 + leader % 3, 1 + (leader + 1) % 3);
+    let last = net.zab(one).appended();
+    let heard_ms = net.now_ms;
+    let mut ask = |at_ms| {
+        net.zab(two).receive(one, Message::PreVote { round: at_ms, last }, at_ms);
+        let Some(Effect::Send { message, .. }) = net.zab(two).next_effect() else { panic!("a question is answered") };
+        matches!(Message::decode(&message.head[4..]).unwrap(), Message::PreVoteReply { granted: true, .. })
+    };
+    assert!(!ask(heard_ms + 140), "a few heartbeats may be late");
+    assert!(ask(heard_ms + 200));
+    let behind = Position::default();
+    net.zab(two).receive(one, Message::PreVote { round: 1, last: behind }, heard_ms + 210);
+    assert_eq!(net.zab(two).standing(), Standing::Looking, "who asks has less: it stands itself");
+    assert!(net.zab(two).deadline_ms() <= heard_ms + 210);
+}
+
 /// Long enough for a leader to try to get rid of its place.
 const KEPT_MS: u64 = 2000;
 
