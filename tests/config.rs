@@ -66,6 +66,8 @@ fn all_keys_of_a_zoo_cfg_with_and_without_prefix() {
         "snapSizeLimitInKb=11",
         "globalOutstandingLimit=12",
         "autopurge.snapRetainCount=13",
+        "initLimit=17",
+        "syncLimit=18",
         "quorumListenOnAllIPs=true",
         "peerSecretFile=/s",
         "jute.maxbuffer=0x200000",
@@ -92,6 +94,7 @@ fn all_keys_of_a_zoo_cfg_with_and_without_prefix() {
     assert_eq!((config.data.snapshot_txns, config.data.snapshot_log_kb, config.data.snapshots_retained), (10, 11, 13));
     assert_eq!((config.client.requests_outstanding_max, config.client.frame_bytes_max), (12, 2 << 20));
     assert_eq!(config.replication.peer_secret_file.as_deref(), Some(Path::new("/s")));
+    assert_eq!((config.replication.init_limit_ticks, config.replication.sync_limit_ticks), (17, 18));
     assert!(config.replication.listen_on_all_addresses && config.ensemble.is_none());
     assert!(config.features.extended_types && config.features.enforce_quota && config.features.skip_acl && config.features.reconfig);
     let container = &config.container;
@@ -116,10 +119,12 @@ fn the_sample_file_of_zookeeper_works_and_says_what_it_does_not_do() {
                 clientPort=2181\n#maxClientCnxns=60\nautopurge.purgeInterval=1\nmetricsProvider.httpPort=7000\n";
     let loaded = load_text("zoo.cfg", text).unwrap();
     assert_eq!((loaded.config.session.timeout_ms_min, loaded.config.session.timeout_ms_max), (4000, 40_000));
+    assert_eq!(
+        (loaded.config.ticks_ms(loaded.config.replication.init_limit_ticks), loaded.config.replication.sync_limit_ticks),
+        (20_000, 5)
+    );
     let told: Vec<&str> = loaded.warnings.iter().map(|w| w.split_once("zoo.cfg:").unwrap().1).collect();
     let want = [
-        "3: initLimit: no effect, replication.election_timeout_ms says how long silence is borne",
-        "4: syncLimit: no effect, replication.election_timeout_ms says how long silence is borne",
         "8: autopurge.purgeInterval: no effect, old snapshots and log go whenever a new snapshot is complete",
         "9: metricsProvider.httpPort: no effect, there is no HTTP endpoint yet",
     ];

@@ -209,8 +209,8 @@ fn settings(stats: &ServerStats) -> String {
     line(&mut out, "clientPortListenBacklog=", settings.backlog);
     line(&mut out, "serverId=", settings.server_id);
     if let Some(ensemble) = &settings.ensemble {
-        line(&mut out, "initLimit=", ensemble.silence_ticks);
-        line(&mut out, "syncLimit=", ensemble.silence_ticks);
+        line(&mut out, "initLimit=", ensemble.init_limit_ticks);
+        line(&mut out, "syncLimit=", ensemble.sync_limit_ticks);
         line(&mut out, "electionAlg=", 3);
         // Elections need no port of their own here.
         line(&mut out, "electionPort=", ensemble.peer_port);

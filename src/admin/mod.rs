@@ -241,8 +241,8 @@ pub struct Settings {
 /// What a member of an ensemble tells about that.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct EnsembleSettings {
-    /// Silence after which a leader counts as gone, in ticks, rounded up.
-    pub silence_ticks: u32,
+    pub init_limit_ticks: u32,
+    pub sync_limit_ticks: u32,
     pub peer_port: u16,
     pub is_observer: bool,
     /// Servers that vote.

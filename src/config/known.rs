@@ -20,8 +20,6 @@ const FORMAT: &str = "the files have another format";
 
 /// Name and reason.
 static KNOWN: &[(&str, &str)] = &[
-    ("initLimit", SILENCE),
-    ("syncLimit", SILENCE),
     ("connectToLearnerMasterLimit", SILENCE),
     ("standaloneEnabled", "a server alone is an ensemble of one"),
     ("electionAlg", "there is one way to elect a leader"),

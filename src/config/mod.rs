@@ -181,6 +181,10 @@ pub struct Replication {
     pub disk_stall_ms: u64,
     /// Without a leader for longer than this client connections are closed; at least twice `election_timeout_ms`.
     pub leaderless_ms: u64,
+    /// A server that catches up with the leader and gets no further for so long starts over.
+    pub init_limit_ticks: u32,
+    /// So does one that has caught up and confirms nothing of what the leader sends.
+    pub sync_limit_ticks: u32,
     /// Listen for other servers on all addresses, not only on the one that the list gives this server.
     pub listen_on_all_addresses: bool,
     /// What is in it: see [`EnsembleConfig::secret`].
@@ -261,10 +265,16 @@ impl Config {
         }
     }
 
+    /// So many ticks, and never less than it takes to notice that a leader is gone and to elect one.
+    pub fn ticks_ms(&self, ticks: u32) -> u64 {
+        (u64::from(ticks) * u64::from(self.session.tick_time_ms)).max(2 * self.replication.election_timeout_ms)
+    }
+
     fn ensemble_settings(&self, ensemble: &EnsembleConfig) -> admin::EnsembleSettings {
-        let (own, tick_ms) = (ensemble.own(), u64::from(self.session.tick_time_ms));
+        let own = ensemble.own();
         admin::EnsembleSettings {
-            silence_ticks: self.replication.election_timeout_ms.div_ceil(tick_ms) as u32,
+            init_limit_ticks: self.replication.init_limit_ticks,
+            sync_limit_ticks: self.replication.sync_limit_ticks,
             peer_port: own.peer_port,
             is_observer: own.observer,
             voters: ensemble.servers.iter().filter(|server| !server.observer).count() as u64,
@@ -324,6 +334,8 @@ impl Config {
                 heartbeat_ms: 50,
                 disk_stall_ms: 1000,
                 leaderless_ms: 4000,
+                init_limit_ticks: 10,
+                sync_limit_ticks: 5,
                 listen_on_all_addresses: false,
                 peer_secret_file: None,
                 linearizable_reads: false,

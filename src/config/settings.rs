@@ -389,6 +389,22 @@ pub static SETTINGS: &[Setting] = &[
         |c, n| c.replication.leaderless_ms = n,
         |c| c.replication.leaderless_ms,
     ),
+    number_setting(
+        "replication.init_limit_ticks",
+        "initLimit",
+        "Ticks after which a server that catches up with the leader, and gets no further, starts over. How long all of it takes is not limited.",
+        (1, 1_000_000),
+        |c, n| c.replication.init_limit_ticks = n as u32,
+        |c| u64::from(c.replication.init_limit_ticks),
+    ),
+    number_setting(
+        "replication.sync_limit_ticks",
+        "syncLimit",
+        "Ticks after which a server that has caught up, and confirms nothing of what the leader sends, starts over, unless its disk is full.",
+        (1, 1_000_000),
+        |c, n| c.replication.sync_limit_ticks = n as u32,
+        |c| u64::from(c.replication.sync_limit_ticks),
+    ),
     switch_setting(
         "replication.listen_on_all_addresses",
         "quorumListenOnAllIPs",

@@ -205,6 +205,8 @@ fn zab_config(config: &Config, seed: u64) -> ZabConfig {
         election_timeout_ms: replication.election_timeout_ms,
         heartbeat_ms: replication.heartbeat_ms,
         disk_stall_ms: replication.disk_stall_ms,
+        join_stall_ms: config.ticks_ms(replication.init_limit_ticks),
+        ack_stall_ms: config.ticks_ms(replication.sync_limit_ticks),
         seed,
         ..ZabConfig::new(config.server.id, ensemble(config))
     }

@@ -489,6 +489,8 @@ fn zab_config(settings: &Settings, boot: u32) -> ZabConfig {
         seed: settings.seed ^ u64::from(boot),
         election_timeout_ms,
         heartbeat_ms: election_timeout_ms / 6,
+        join_stall_ms: 10 * settings.election_timeout_ms,
+        ack_stall_ms: 5 * settings.election_timeout_ms,
         disk_lag_bytes_max: if settings.tight { 64 << 10 } else { DISK_LAG_BYTES_MAX },
         ..ZabConfig::new(settings.server, settings.ensemble.clone())
     }

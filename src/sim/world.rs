@@ -616,7 +616,14 @@ mod tests {
         "sync by truncation",
     ];
     /// Those that need more seeds than a test has time for.
-    const RAREST: [&str; 2] = ["a server reads damage and ends", "what was sent ahead is forgotten with the leadership"];
+    const RAREST: [&str; 6] = [
+        "a follower that confirms nothing starts over",
+        "a follower that gets nowhere starts over",
+        "a follower whose log stands still sends its clients away",
+        "a leader without room lets another one lead",
+        "a server reads damage and ends",
+        "what was sent ahead is forgotten with the leadership",
+    ];
 
     #[test]
     fn rare_paths_are_taken() {

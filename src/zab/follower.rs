@@ -32,6 +32,8 @@ pub(super) struct Follower {
     told: u64,
     round: u64,
     pub heard_ms: u64,
+    /// When catching up got further.
+    progress_ms: u64,
     pub ack_due: bool,
     /// Its (e,0) is committed here.
     pub serving: bool,
@@ -54,6 +56,7 @@ impl Zab {
             told: 0,
             round: 0,
             heard_ms,
+            progress_ms: heard_ms,
             ack_due: false,
             serving: false,
         });
@@ -68,6 +71,7 @@ impl Zab {
             return;
         }
         follower.stage = Stage::Joined;
+        follower.progress_ms = self.now_ms;
         let (leader, epoch, attempt) = (follower.leader, follower.epoch, follower.attempt);
         let (member, table) = (self.promise.member || mutant!(M24), self.positions.epochs());
         self.send(leader, &Message::AckEpoch { epoch, attempt, granted: true, member, promised, table });
@@ -77,7 +81,22 @@ impl Zab {
         let silent_ms = self.config.election_timeout_ms;
         if matches!(&self.role, Role::Follower(f) if self.now_ms >= f.heard_ms + silent_ms) {
             crate::mark!("a follower gives its leader up for silence");
-            self.look(true);
+            return self.look(true);
+        }
+        self.start_over_if_stuck();
+    }
+
+    /// The leader is there, but catching up with it gets nowhere. What our own disk takes is not its fault.
+    fn start_over_if_stuck(&mut self) {
+        let (now_ms, stall_ms, storing) = (self.now_ms, self.config.join_stall_ms, self.storing);
+        let Role::Follower(follower) = &mut self.role else { return };
+        let caught_up = follower.serving && follower.stage == Stage::Active;
+        if caught_up || storing || follower.stage == Stage::Promising {
+            follower.progress_ms = now_ms;
+        } else if now_ms >= follower.progress_ms + stall_ms {
+            crate::mark!("a follower that gets nowhere starts over");
+            follower.progress_ms = now_ms;
+            self.effects.push_back(Effect::Disconnect { peer: follower.leader, why: "catching up with it gets nowhere" });
         }
     }
 
@@ -94,6 +113,7 @@ impl Zab {
         if follower.attempt != attempt && !mutant!(M80) {
             return;
         }
+        follower.progress_ms = now_ms;
         match sync {
             Sync::Diff => follower.stage = Stage::Active,
             Sync::Trunc(to) => self.cut(peer, epoch, to),
@@ -217,8 +237,11 @@ impl Zab {
         let active = follower.stage == Stage::Active;
         if let Some(batch) = batch {
             // Before the logs agree a batch belongs to an earlier try to follow.
-            if active && let Err(why) = self.take(batch) {
-                return self.effects.push_back(Effect::Disconnect { peer, why });
+            if active {
+                follower.progress_ms = now_ms;
+                if let Err(why) = self.take(batch) {
+                    return self.effects.push_back(Effect::Disconnect { peer, why });
+                }
             }
         }
         self.advance_follower();

@@ -43,6 +43,8 @@ pub(super) struct Learner {
     feeding: Option<u64>,
     round: u64,
     heard_ms: u64,
+    /// When it confirmed something, or had nothing to confirm.
+    progress_ms: u64,
     /// The commit that it was last told.
     told: u64,
     /// Its disk has no room for growth.
@@ -107,8 +109,27 @@ impl Zab {
         let Some(leader) = self.leader().filter(|l| now_ms >= l.next_beat_ms) else { return };
         leader.next_beat_ms = now_ms + beat_ms;
         leader.beat_wanted = true;
+        self.drop_stuck_learners();
         for peer in self.up.iter().copied().collect::<Vec<_>>() {
             self.invite(peer);
+        }
+    }
+
+    /// Who confirms nothing of what it was sent starts over. One without room would not get further by that, and one that fetches
+    /// a snapshot does so at its own pace.
+    fn drop_stuck_learners(&mut self) {
+        let (now_ms, join_ms, ack_ms) = (self.now_ms, self.config.join_stall_ms, self.config.ack_stall_ms);
+        let Role::Leader(leader) = &mut self.role else { return };
+        let first = u64::from(leader.epoch) << 32;
+        for (peer, learner) in &mut leader.learners {
+            let stall_ms = if learner.acked >= first { ack_ms } else { join_ms };
+            if learner.in_flight.is_empty() || learner.full || matches!(learner.stage, Stage::Snapshot(_)) {
+                learner.progress_ms = now_ms;
+            } else if now_ms >= learner.progress_ms + stall_ms {
+                crate::mark!("a follower that confirms nothing starts over");
+                learner.progress_ms = now_ms;
+                self.effects.push_back(Effect::Disconnect { peer: *peer, why: "it confirms nothing of what it is sent" });
+            }
         }
     }
 
@@ -174,6 +195,7 @@ impl Zab {
             feeding: None,
             round: 0,
             heard_ms: self.now_ms,
+            progress_ms: self.now_ms,
             told: 0,
             full: false,
         };
@@ -330,6 +352,9 @@ impl Zab {
                 return self.effects.push_back(Effect::Disconnect { peer, why: "it acknowledges what we never sent" });
             }
             Stage::Live => {}
+        }
+        if upto.zxid > learner.acked {
+            learner.progress_ms = now_ms;
         }
         learner.acknowledge(upto.zxid);
         self.advance_commit();

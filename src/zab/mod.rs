@@ -50,6 +50,10 @@ pub struct ZabConfig {
     /// A batch that the own disk does not confirm for so long, or more bytes of them, make a leader hand over: it lags behind.
     pub disk_stall_ms: u64,
     pub disk_lag_bytes_max: usize,
+    /// A follower that catches up and gets no further for so long starts over, on a new connection.
+    pub join_stall_ms: u64,
+    /// So does one that has caught up and confirms nothing of what it was sent.
+    pub ack_stall_ms: u64,
     /// Random bits, different at every start: they spread election timers.
     pub seed: u64,
 }
@@ -64,6 +68,8 @@ impl ZabConfig {
             heartbeat_ms: 50,
             disk_stall_ms: 1000,
             disk_lag_bytes_max: DISK_LAG_BYTES_MAX,
+            join_stall_ms: 20_000,
+            ack_stall_ms: 10_000,
             seed: u64::from(server),
         }
     }

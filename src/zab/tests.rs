@@ -27,6 +27,8 @@ struct Net {
     /// Servers whose disk confirms nothing, and servers whose log takes nothing.
     stuck: BTreeSet<u16>,
     stalled: BTreeSet<u16>,
+    /// Connections that were given up: by whom, with whom; None: that is not expected.
+    given_up: Option<Vec<(u16, u16)>>,
     cut: BTreeSet<u16>,
 }
 
@@ -46,7 +48,7 @@ impl Net {
             (id, server)
         };
         let servers = (1..=voters + observers).map(server).collect();
-        let mut net = Net { servers, now_ms: 0, stuck: BTreeSet::new(), stalled: BTreeSet::new(), cut: BTreeSet::new() };
+        let mut net = Net { servers, now_ms: 0, stuck: BTreeSet::new(), stalled: BTreeSet::new(), given_up: None, cut: BTreeSet::new() };
         let ids: Vec<u16> = net.servers.keys().copied().collect();
         for a in &ids {
             ids.iter().filter(|b| a != *b).for_each(|b| net.servers.get_mut(a).unwrap().zab.peer_up(*b, 0));
@@ -123,7 +125,13 @@ impl Net {
                 self.propose(id, u64::from(epoch) << 32);
             }
             Effect::Change(change) => server.changes.push(change),
-            Effect::Disconnect { why, .. } => panic!("server {id} disconnects: {why}"),
+            Effect::Disconnect { peer, why } => {
+                self.given_up.as_mut().unwrap_or_else(|| panic!("server {id} disconnects: {why}")).push((id, peer));
+                for (one, other) in [(id, peer), (peer, id)] {
+                    self.zab(one).peer_down(other, now_ms);
+                    self.zab(one).peer_up(other, now_ms);
+                }
+            }
             Effect::ReadSnapshot { .. } | Effect::WriteSnapshot { .. } => panic!("there are no snapshots here"),
         }
     }
@@ -263,6 +271,49 @@ fn who_misses_the_leader_is_believed_by_who_has_not_heard_it_for_a_while() {
     net.zab(two).receive(one, Message::PreVote { round: 1, last: behind }, heard_ms + 210);
     assert_eq!(net.zab(two).standing(), Standing::Looking, "who asks has less: it stands itself");
     assert!(net.zab(two).deadline_ms() <= heard_ms + 210);
+}
+
+#[test]
+fn a_follower_that_confirms_nothing_starts_over() {
+    for full in [false, true] {
+        let mut net = Net::new(3, 0, |_| Start::fresh(7));
+        net.wait(1000);
+        let (leader, epoch) = net.leader().unwrap();
+        let follower = 1 + leader % 3;
+        net.zab(follower).set_full(full);
+        net.stalled = BTreeSet::from([follower]);
+        net.propose(leader, u64::from(epoch) << 32 | 1);
+        let ack_stall_ms = net.zab(leader).config.ack_stall_ms;
+        net.wait(ack_stall_ms - 100);
+        net.given_up = Some(Vec::new());
+        net.wait(200);
+        let expected = if full { vec![] } else { vec![(leader, follower)] };
+        assert_eq!(net.given_up, Some(expected), "one without room would get no further");
+        net.stalled.clear();
+        net.wait(500);
+        assert_eq!(net.servers[&follower].published.last(), net.servers[&leader].published.last());
+        assert_eq!(net.leader(), Some((leader, epoch)));
+    }
+}
+
+#[test]
+fn a_follower_whose_leader_sends_nothing_starts_over() {
+    let mut net = Net::new(3, 0, |_| Start::fresh(7));
+    let call = Message::NewEpoch { epoch: 5, term: Term::Established, cluster: 7, last: Position::default() };
+    net.zab(1).receive(2, call, 0);
+    let Some(Effect::Promise(promise)) = net.zab(1).next_effect() else { panic!("a promise comes first") };
+    net.zab(1).promised_durably(promise, 0);
+    assert!(matches!(net.zab(1).next_effect(), Some(Effect::Send { peer: 2, .. })), "it says what it has");
+    let zab = net.zab(1);
+    let mut heard = |at_ms| {
+        zab.receive(2, Message::Append { epoch: 5, committed: 0, round: at_ms, batch: None }, at_ms);
+        zab.tick(at_ms);
+        zab.next_effect()
+    };
+    let stall_ms = ZabConfig::new(1, Ensemble::alone(1)).join_stall_ms;
+    assert!((0..stall_ms).step_by(50).all(|at_ms| heard(at_ms).is_none()), "the leader is there");
+    assert!(matches!(heard(stall_ms), Some(Effect::Disconnect { peer: 2, .. })));
+    assert!(heard(stall_ms + 50).is_none(), "once is enough");
 }
 
 /// Long enough for a leader to try to get rid of its place.

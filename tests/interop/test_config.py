@@ -91,7 +91,7 @@ def test_a_zoo_cfg_as_people_have_it(file_server):
 @ordinary_wording
 def test_keys_without_effect_are_named_in_a_warning(file_server):
     server = file_server(LIVED_IN).start()
-    for key in ("initLimit", "preAllocSize", "admin.enableServer"):
+    for key in ("preAllocSize", "admin.enableServer"):
         assert key in server.log()
 
 

@@ -429,7 +429,11 @@ impl Node {
     fn proposes(&self) -> bool {
         // While it renews its epoch a leader is none, for replication.
         let leads = matches!(self.zab.standing(), Standing::Leading { .. }) || mutant!(M47);
-        leads && matches!(self.leading, Some((_, applied)) if applied || mutant!(M40)) && !self.zab.wants_renewal() && !self.zab.is_yielding() && !self.leaving
+        leads
+            && matches!(self.leading, Some((_, applied)) if applied || mutant!(M40))
+            && !self.zab.wants_renewal()
+            && !self.zab.is_yielding()
+            && !self.leaving
     }
 
     /// Proposes (e,0), the first record of this epoch. Nothing is served before it is committed.
