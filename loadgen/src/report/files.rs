@@ -44,7 +44,7 @@ pub fn md(report: &Report) -> String {
 pub fn curve_rows(report: &Report) -> Vec<Vec<String>> {
     let mut rows = vec![["offered/s", "answered/s", "p50", "p99", "p99.9", "held"].map(str::to_string).to_vec()];
     for point in &report.curve {
-        let held = if point.held { "yes" } else { "no" }.to_string();
+        let held = if point.why.is_empty() { "yes".to_string() } else { format!("no: {}", point.why) };
         let times = [point.p50_us, point.p99_us, point.p999_us].map(us_text);
         let rates = [point.offered_per_s, point.ops_per_s].map(|rate| format!("{rate:.0}"));
         rows.push([rates.to_vec(), times.to_vec(), vec![held]].concat());

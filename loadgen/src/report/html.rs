@@ -46,8 +46,8 @@ impl Scale {
         match self {
             Scale::Linear => {
                 let step = nice_step(high - low);
-                let count = ((high - low) / step).floor() as i32;
-                (0..=count).map(|at| low + step * f64::from(at)).map(|at| (at, text(at))).collect()
+                let (first, last) = ((low / step).ceil() as i32, (high / step).floor() as i32);
+                (first..=last).map(|mark| step * f64::from(mark)).map(|at| (at, text(at))).collect()
             }
             Scale::Log => (low.ceil() as i32..=high.floor() as i32).map(|at| (f64::from(at), text(10f64.powi(at)))).collect(),
             Scale::Nines => (0..=high.floor() as i32)
@@ -141,7 +141,8 @@ fn count_mark(count: f64) -> String {
 }
 
 fn second_mark(second: f64) -> String {
-    format!("{second} s")
+    // Marks are multiples of a step, and 3 * 0.2 is not 0.6.
+    format!("{} s", (second * 1000.0).round() / 1000.0)
 }
 
 /// The page.

@@ -100,22 +100,23 @@ pub struct Spread {
 }
 
 /// What one rate gave, in the search for the highest.
-#[derive(Clone, Copy, Serialize, Deserialize, Debug)]
+#[derive(Clone, Serialize, Deserialize, Debug, Default)]
+#[serde(default)]
 pub struct CurvePoint {
     pub offered_per_s: f64,
     pub ops_per_s: f64,
     pub p50_us: f64,
     pub p99_us: f64,
     pub p999_us: f64,
-    /// Whether the server kept up and the conditions held.
-    pub held: bool,
+    /// Why this rate does not count as held; nothing if the server kept up and the conditions held.
+    pub why: String,
 }
 
 impl CurvePoint {
-    pub fn of(offered_per_s: f64, held: bool, report: &Report) -> CurvePoint {
+    pub fn of(offered_per_s: f64, why: String, report: &Report) -> CurvePoint {
         let all = report.all.clone().unwrap_or_default();
         let (p50_us, p99_us, p999_us) = (all.p50_us, all.p99_us, all.p999_us);
-        CurvePoint { offered_per_s, ops_per_s: report.ops_per_s, p50_us, p99_us, p999_us, held }
+        CurvePoint { offered_per_s, ops_per_s: report.ops_per_s, p50_us, p99_us, p999_us, why }
     }
 }
 

@@ -36,8 +36,9 @@ impl<W: Workload> Worker<W> {
     }
 
     pub(super) fn connect(&mut self, index: usize) -> Result<(), WorkerError> {
+        let number = self.number(index);
         let link = &mut self.links[index];
-        match link.connect(self.settings.servers[link.server], self.poll.registry(), Token(index)) {
+        match link.connect(self.settings.servers[link.server], number, self.poll.registry(), Token(index)) {
             Ok(()) => Ok(()),
             Err(error) => self.broken(index, error.into()),
         }
