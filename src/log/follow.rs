@@ -162,11 +162,10 @@ fn judge_end<D: Disk>(
     if in_the_middle {
         return Err(corrupt(disk, slot, walk.offset, after, "the next segment continues a batch that is not here"));
     }
-    let evidence = walk.evidence(reader).map_err(|fault: ScanFault| judge(disk, slot, after, fault))?;
-    if evidence > walk.place() {
-        return Err(corrupt(disk, slot, walk.offset, after, "a later frame says that what was here was durable"));
+    match walk.objection(reader).map_err(|fault: ScanFault| judge(disk, slot, after, fault))? {
+        Some(why) => Err(corrupt(disk, slot, walk.offset, after, why)),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// A slot whose header is gone is blank if the header was torn while the slot was taken into use: then nothing of that use

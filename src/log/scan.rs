@@ -240,18 +240,24 @@ impl Walk {
         Ok(())
     }
 
-    /// The highest place that any frame beyond the current offset, of this use of the segment, calls durable.
-    pub fn evidence<D: Disk>(&self, reader: &mut SegmentReader<'_, D>) -> Result<Place, ScanFault> {
-        let mut highest = Place::default();
-        let mut offset = self.offset + BLOCK;
+    /// What the frames of this use of the segment, from the current offset on, have against the log's ending here: one calls
+    /// something durable that is not before it, or lies where another one should. Such a write went astray, over what was
+    /// there, and what belongs in its own place is not there: a mark over the batch that it vouches for still vouches for it.
+    pub fn objection<D: Disk>(&self, reader: &mut SegmentReader<'_, D>) -> Result<Option<&'static str>, ScanFault> {
+        let mut offset = self.offset;
         while offset + BLOCK <= reader.bytes() {
             let block = reader.view(offset, BLOCK_BYTES)?;
-            if let Some(local) = LocalHeader::decode(block).filter(|local| local.belongs(&self.segment, offset)) {
-                highest = highest.max(local.durable_upto);
+            if let Some(local) = LocalHeader::decode(block).filter(|local| local.is_of(&self.segment)) {
+                if local.at.offset != offset {
+                    return Ok(Some("a frame of this segment lies there or behind, and belongs elsewhere in it"));
+                }
+                if local.durable_upto > self.place() {
+                    return Ok(Some("a later frame says that what was here was durable"));
+                }
             }
             offset += BLOCK;
         }
-        Ok(highest)
+        Ok(None)
     }
 }
 

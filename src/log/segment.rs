@@ -200,8 +200,12 @@ impl LocalHeader {
 
     /// Whether it was written in this use of the segment, at this offset.
     pub fn belongs(&self, segment: &SegmentHeader, offset: u64) -> bool {
-        let place = Place { sequence: segment.sequence, offset };
-        self.at == place && self.generation == segment.generation && self.salt == segment.salt
+        self.is_of(segment) && self.at.offset == offset
+    }
+
+    /// Whether it was written in this use of the segment. Where it lies says nothing: a write may have gone astray.
+    pub fn is_of(&self, segment: &SegmentHeader) -> bool {
+        self.at.sequence == segment.sequence && self.generation == segment.generation && self.salt == segment.salt
     }
 
     /// Blocks of the whole frame, in bytes.

@@ -35,7 +35,8 @@ pub fn rot(disk: &SimDisk, pick: u32) -> bool {
     true
 }
 
-/// A block lies where another one should be; its own place holds what was there before it, or what it was meant to replace.
+/// A block lies where another one should be; its own place holds what was written there, or zeros. The latter only if it was
+/// written after the block that it hit: one that had come later would have hit it in turn.
 pub fn misdirect(disk: &SimDisk, pick: u32) -> bool {
     let mut dice = Dice::new(u64::from(pick));
     let blocks: Vec<_> = used_blocks(disk).into_iter().filter(|(name, _)| name.starts_with("log.")).collect();
@@ -45,7 +46,7 @@ pub fn misdirect(disk: &SimDisk, pick: u32) -> bool {
     let ((from, from_at), (to, to_at)) = (dice.pick(&blocks).clone(), dice.pick(&blocks).clone());
     let block = disk.contents(&from)[from_at as usize..from_at as usize + BLOCK_BYTES].to_vec();
     disk.overwrite(&to, to_at, &block);
-    if dice.chance(50) && (&from, from_at) != (&to, to_at) {
+    if dice.chance(50) && disk.written(&from, from_at) > disk.written(&to, to_at) {
         disk.zero(&from, from_at, BLOCK_BYTES as u64);
     }
     true

@@ -4,6 +4,7 @@
 //! Refuses to know what the files mean.
 
 use super::random::Dice;
+use crate::limits::BLOCK_BYTES;
 use crate::log::disk::{Disk, Errno};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -41,6 +42,8 @@ struct Inode {
     /// What a read sees.
     current: Vec<u8>,
     volatile: Vec<Volatile>,
+    /// By block: the operation that wrote it last.
+    written: Vec<u64>,
 }
 
 impl Inode {
@@ -55,6 +58,12 @@ impl Inode {
                 bytes[start..end].copy_from_slice(new);
             }
         }
+    }
+
+    fn stamp(&mut self, offset: u64, len: usize, op: u64) {
+        let blocks = offset as usize / BLOCK_BYTES..(offset as usize + len).div_ceil(BLOCK_BYTES);
+        self.written.resize(self.written.len().max(blocks.end), 0);
+        self.written[blocks].fill(op);
     }
 
     fn push(&mut self, op: Volatile) {
@@ -280,6 +289,12 @@ impl SimDisk {
         inner.inodes[inode].current.truncate(len as usize);
     }
 
+    /// When the block at `offset` was written, as [`SimDisk::ops`] counts; 0: never.
+    pub fn written(&self, name: &str, offset: u64) -> u64 {
+        let inner = self.0.borrow();
+        inner.inodes[inner.names[name]].written.get(offset as usize / BLOCK_BYTES).copied().unwrap_or(0)
+    }
+
     /// What a read of the whole file would see.
     pub fn contents(&self, name: &str) -> Vec<u8> {
         let inner = self.0.borrow();
@@ -348,6 +363,8 @@ impl Disk for SimDisk {
             Some(Fault::Error(_)) => inner.dice.roll() as usize % (buf.len() + 1),
             _ => buf.len(),
         };
+        let ops = inner.ops;
+        inner.inodes[file.0].stamp(offset, done, ops);
         inner.inodes[file.0].push(Volatile::Write { offset, bytes: buf[..done].to_vec() });
         outcome(fault)
     }

@@ -24,7 +24,7 @@ fn refused_or_whole(disk: &SimDisk, model: &Model, what: &str) -> bool {
             assert!(corruption.to_string().contains("falconer recover --data-dir sim --show"));
             true
         }
-        Err(RecoveryError::Snapshot { .. }) => true,
+        Err(RecoveryError::Snapshot { .. } | RecoveryError::Foreign { .. }) => true,
         Err(other) => panic!("{what}: {other}"),
         Ok(found) => {
             assert_eq!(model.check(disk, &found), model.history.len(), "{what}: dropped in silence");
@@ -61,6 +61,64 @@ fn a_block_that_reads_as_zero_is_found() {
         }
     }
     assert!(refused > 10, "{refused}");
+}
+
+/// Blocks of the log with something in them: slot and offset.
+fn used_blocks(disk: &SimDisk) -> Vec<(u32, u64)> {
+    let slots = 0..inspect(disk).unwrap().superblock.slots;
+    let offsets = (0..SEGMENT_BYTES).step_by(BLOCK_BYTES);
+    let all = slots.flat_map(|slot| offsets.clone().map(move |at| (slot, at)));
+    all.filter(|(slot, at)| block_at(disk, *slot, *at).iter().any(|byte| *byte != 0)).collect()
+}
+
+fn block_at(disk: &SimDisk, slot: u32, at: u64) -> Vec<u8> {
+    disk.contents(&file_name(slot))[at as usize..at as usize + BLOCK_BYTES].to_vec()
+}
+
+/// A disk whose write of the block `from` went to `to` instead: `from` holds zeros as it did before. None: it was written
+/// before `to`, and would have been written over.
+fn misdirected(disk: &SimDisk, from: (u32, u64), to: (u32, u64)) -> Option<SimDisk> {
+    let written = |(slot, at): (u32, u64)| disk.written(&file_name(slot), at);
+    let copy = disk.fork();
+    copy.overwrite(&file_name(to.0), to.1, &block_at(disk, from.0, from.1));
+    copy.zero(&file_name(from.0), from.1, BLOCK_BYTES as u64);
+    (written(from) > written(to)).then_some(copy)
+}
+
+#[test]
+fn a_mark_over_the_batch_that_it_vouches_for_is_found() {
+    let (disk, model) = quiet(2, 3);
+    let found = inspect(&disk).unwrap();
+    assert!(found.marked());
+    let (slot, mark) = (found.segments.last().unwrap().header.slot, found.end - BLOCK_BYTES as u64);
+    let copy = misdirected(&disk, (slot, mark), (slot, mark - BLOCK_BYTES as u64)).unwrap();
+    assert!(refused_or_whole(&copy, &model, "the mark vouches for what it destroyed"));
+}
+
+#[test]
+fn no_single_stray_write_loses_more_than_a_last_batch_without_a_mark() {
+    let (mut refused, mut lost) = (0, 0);
+    for seed in 1..5 {
+        let (disk, mut model) = (SimDisk::new(seed), Model::default());
+        let mut server = Server::run(&disk, &mut model, seed, 14).unwrap();
+        if seed.is_multiple_of(2) {
+            server.tick(&mut model, 1000).unwrap();
+        }
+        let (before, blocks) = (inspect(&disk).unwrap(), used_blocks(&disk));
+        for (from, to) in blocks.iter().flat_map(|from| blocks.iter().map(move |to| (*from, *to))) {
+            let Some(copy) = misdirected(&disk, from, to) else { continue };
+            match inspect(&copy) {
+                Ok(found) if found.tail == before.tail => {}
+                Ok(found) => {
+                    assert!(!before.marked(), "{from:x?} went to {to:x?}: a mark vouches for {:x?}", before.tail);
+                    assert_eq!(model.count_to(found.tail) + 1, model.history.len(), "{from:x?} went to {to:x?}");
+                    lost += 1;
+                }
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    assert!(refused > 100, "{refused} refused, {lost} lost");
 }
 
 #[test]
