@@ -477,8 +477,8 @@ fn decode_fields<'a>(r: &mut Reader<'a>) -> Result<Message<'a>, BadMessage> {
             let (sequence, after) = (r.u32()?, r.u64()?);
             let code = match (r.u8()?, r.u32()? as i32) {
                 (0, value) => AnswerCode::Refused(value),
-                (1, _) => AnswerCode::Drop,
-                (2, _) => AnswerCode::Synced,
+                (1, 0) => AnswerCode::Drop,
+                (2, 0) => AnswerCode::Synced,
                 _ => return Err(BadMessage::Shape),
             };
             Message::Answer { epoch, boot, shard, conn, sequence, after, code }
@@ -511,96 +511,4 @@ fn decode_chunk<'a>(r: &mut Reader<'a>) -> Result<Message<'a>, BadMessage> {
         return Err(BadMessage::Shape);
     }
     Ok(Message::SnapshotChunk { epoch, zxid, offset, bytes })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::aligned::AlignedBuf;
-    use crate::wire::batch::BatchBuilder;
-    use crate::wire::txn::{Op, Origin, Txn};
-
-    fn samples() -> Vec<Message<'static>> {
-        let p = |n: u64| Position { zxid: n << 32 | 7, chain: u128::from(n) << 90 | 5 };
-        let pointer = SnapshotPointer { position: p(3), bytes: 1 << 40, digest: 77 };
-        vec![
-            Message::PreVote { round: 9, last: p(1) },
-            Message::PreVoteReply { round: 9, granted: true, member: false, cluster: 3, promised: 4, last: p(2) },
-            Message::NewEpoch { epoch: 5, term: Term::Bootstrap, cluster: 1 << 100, last: p(1) },
-            Message::AckEpoch { epoch: 5, attempt: 6, granted: true, member: true, promised: 5, table: vec![p(1), p(2)] },
-            Message::SyncStart { epoch: 5, attempt: 6, sync: Sync::Diff },
-            Message::SyncStart { epoch: 5, attempt: 6, sync: Sync::Trunc(p(1)) },
-            Message::SyncStart { epoch: 5, attempt: 6, sync: Sync::Snap(pointer) },
-            Message::NeedSnapshot { epoch: 5 },
-            Message::SnapshotWanted { epoch: 5, zxid: 8, offset: 9 },
-            Message::SnapshotChunk { epoch: 5, zxid: 8, offset: 9, bytes: b"some" },
-            Message::Append { epoch: 5, committed: 3, round: 4, batch: None },
-            Message::Append { epoch: 5, committed: 3, round: 4, batch: Some(RawBatch::copy_of(b"not a batch")) },
-            Message::Ack { epoch: 5, upto: p(4), round: 4, full: true },
-            Message::Touch { epoch: 5, round: 4, sessions: vec![-1, 1 << 57] },
-            Message::Forward { epoch: 5, boot: 2, shard: 1, submit: b"raw" },
-            Message::Answer { epoch: 5, boot: 9, shard: 1, conn: 2, sequence: 3, after: 4, code: AnswerCode::Refused(-1) },
-            Message::StepDown,
-        ]
-    }
-
-    #[test]
-    fn messages_read_back() {
-        for message in samples() {
-            let mut bytes = Vec::new();
-            message.encode(&mut bytes);
-            assert_eq!(frame_len(&bytes), Ok(Some(bytes.len())));
-            assert_eq!(Message::decode(&bytes[4..]), Ok(message));
-        }
-    }
-
-    #[test]
-    fn short_and_long_frames_are_refused() {
-        for message in samples() {
-            let mut bytes = Vec::new();
-            message.encode(&mut bytes);
-            let open_ended = matches!(message, Message::SnapshotChunk { .. } | Message::Append { .. } | Message::Forward { .. });
-            for len in 4..bytes.len() - if open_ended { 11 } else { 0 } {
-                assert!(Message::decode(&bytes[4..len]).is_err(), "{message:?} cut to {len}");
-                assert_eq!(frame_len(&bytes[..len]), Ok(None));
-            }
-            bytes.push(0);
-            assert!(open_ended || Message::decode(&bytes[4..]).is_err(), "{message:?} and a byte");
-        }
-    }
-
-    #[test]
-    fn counts_and_lengths_that_lie_are_refused() {
-        assert_eq!(frame_len(&u32::MAX.to_le_bytes()), Err(BadMessage::Length(u32::MAX as usize)));
-        assert_eq!(frame_len(&[0; 4]), Err(BadMessage::Length(0)));
-        let mut touch = vec![TOUCH];
-        touch.extend_from_slice(&[0; 12]);
-        touch.extend_from_slice(&u32::MAX.to_le_bytes());
-        assert_eq!(Message::decode(&touch), Err(BadMessage::Shape));
-        assert_eq!(Message::decode(&[99]), Err(BadMessage::Kind(99)));
-    }
-
-    #[test]
-    fn a_batch_may_come_in_a_buffer_of_its_own() {
-        let mut bytes = Vec::new();
-        Message::Append { epoch: 5, committed: 3, round: 4, batch: None }.encode(&mut bytes);
-        let whole = Message::Append { epoch: 5, committed: 3, round: 4, batch: Some(RawBatch::copy_of(b"not a batch")) };
-        assert_eq!(Message::with_batch(&bytes[4..], RawBatch::copy_of(b"not a batch")), Ok(whole));
-        bytes.extend_from_slice(b"twice");
-        assert_eq!(Message::with_batch(&bytes[4..], RawBatch::copy_of(b"not a batch")), Err(BadMessage::Shape));
-        assert_eq!(Message::with_batch(&[STEP_DOWN], RawBatch::copy_of(b"not a batch")), Err(BadMessage::Shape));
-    }
-
-    #[test]
-    fn an_append_is_the_same_bytes_with_its_batch_beside_it() {
-        let mut builder = BatchBuilder::default();
-        let txn = Txn { zxid: 5 << 32, time_ms: 0, session: 0, origin: Origin::default(), op: Op::NewEpoch { leader: 1 } };
-        builder.push(&txn).unwrap();
-        let batch = Arc::new(builder.close(7, 0, 0, AlignedBuf::with_capacity(4096)));
-        let outgoing = Outgoing::append(5, 3, 4, batch.clone());
-        let mut bytes = Vec::new();
-        Message::Append { epoch: 5, committed: 3, round: 4, batch: Some(RawBatch::copy_of(batch.bytes())) }.encode(&mut bytes);
-        assert!(outgoing.to_frame() == bytes && outgoing.bytes() == bytes.len());
-        assert_eq!(frame_len(&bytes), Ok(Some(bytes.len())));
-    }
 }

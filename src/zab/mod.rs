@@ -20,6 +20,8 @@ pub mod positions;
 pub mod quorum;
 
 #[cfg(test)]
+mod message_tests;
+#[cfg(test)]
 mod tests;
 
 use crate::limits::DISK_LAG_BYTES_MAX;
