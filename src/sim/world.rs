@@ -123,9 +123,10 @@ enum Event {
     Fault {
         index: usize,
     },
-    /// The end of a leader that has just begun.
+    /// The end of a leader that has just begun; `alone`: the others lose power at the same moment.
     Depose {
         server: u16,
+        alone: bool,
     },
     /// The end of a process that has just installed a snapshot.
     Die {
@@ -386,7 +387,7 @@ impl World {
             Event::ToServer { client, generation } => self.server_receives(client, generation),
             Event::ToClient { client, generation } => self.client_receives(client, generation),
             Event::Fault { index } => self.strike(index),
-            Event::Depose { server } => self.depose(server),
+            Event::Depose { server, alone } => self.depose(server, alone),
             Event::Die { server } => self.die(server),
             Event::Room { server } => self.make_room(server),
             Event::Replace { server } => self.replace(server),

@@ -10,6 +10,7 @@ use crate::log::incoming::IncomingSnapshot;
 use crate::log::snapshot::{self, BadSnapshot, SnapshotFile};
 use crate::sim::disk::Fault as DiskFault;
 use crate::sim::process::Write;
+use crate::zab::positions::epoch as epoch_of;
 
 /// Work beside the pipeline, done at its time.
 pub(super) enum Background {
@@ -64,6 +65,9 @@ impl World {
         self.ghost.sends(server, peer, &message);
         if let Some(at_us) = self.net.send(server, peer, frame, self.now_us, &mut self.dice) {
             self.at(at_us, Event::Arrive { from: server, to: peer, generation });
+            if matches!(message, Message::Ack { epoch, upto, .. } if upto.zxid > 0 && epoch_of(upto.zxid) < epoch) {
+                self.usurp_between(peer, at_us);
+            }
         }
     }
 

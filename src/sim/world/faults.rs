@@ -161,7 +161,16 @@ impl World {
             }
             let most_us = *self.dice.pick(&[3000, 20_000, 60_000, 100_000]);
             let delay_us = self.dice.below(most_us) as u64;
-            self.after(delay_us, Event::Depose { server });
+            self.after(delay_us, Event::Depose { server, alone: false });
+        }
+    }
+
+    /// A new leader is about to hear that a follower has what was logged before its epoch, and nothing of its epoch. While
+    /// new leaders are to be cut off many go at just this moment, and with them what the others' disks were about to hold.
+    pub(super) fn usurp_between(&mut self, server: u16, heard_us: u64) {
+        if self.usurped_until_us > self.now_us && !self.faults_over && self.dice.chance(20) {
+            let delay_us = self.dice.below(60) as u64;
+            self.at(heard_us + delay_us, Event::Depose { server, alone: true });
         }
     }
 
@@ -172,21 +181,25 @@ impl World {
             Some((server, _)) if *server == to => {
                 self.usurper = None;
                 let delay_us = self.dice.below(60) as u64;
-                self.after(delay_us, Event::Depose { server: to });
+                self.after(delay_us, Event::Depose { server: to, alone: false });
             }
             _ => {}
         }
     }
 
-    pub(super) fn depose(&mut self, server: u16) {
+    pub(super) fn depose(&mut self, server: u16, alone: bool) {
         if self.faults_over {
             return;
         }
         let timeout_us = self.plan.election_timeout_ms as usize * 1000;
         let for_us = (timeout_us / 2 + self.dice.below(3 * timeout_us)) as u64;
-        if self.dice.chance(60) {
+        if alone || self.dice.chance(60) {
             // Whoever was cut off before comes back now.
             self.net.heal();
+        }
+        if alone {
+            self.cut_off(server, for_us, true, true);
+            return (1..=self.plan.voters).filter(|other| *other != server).for_each(|other| self.crash(other, true, 1000));
         }
         match self.dice.below(6) {
             0 => self.crash(server, false, for_us),
