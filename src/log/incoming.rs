@@ -83,7 +83,8 @@ impl<'d, D: Disk> IncomingSnapshot<'d, D> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::snapshot::{SnapshotFile, read_bytes};
+    use crate::log::outgoing::OutgoingSnapshots;
+    use crate::log::snapshot::SnapshotFile;
     use crate::sim::disk::SimDisk;
     use crate::wire::batch::Position;
 
@@ -97,9 +98,9 @@ mod tests {
 
     /// Sends everything from `offset` on in pieces; returns how many there were.
     fn send(from: &SimDisk, pointer: &SnapshotPointer, to: &mut IncomingSnapshot<'_, SimDisk>, pieces: u64) {
-        let mut buf = vec![0; 70_000];
+        let (mut outgoing, mut buf) = (OutgoingSnapshots::default(), vec![0; 70_000]);
         for _ in 0..pieces {
-            let len = read_bytes(from, pointer, to.received(), &mut buf).unwrap();
+            let len = outgoing.read(from, 5, 2, pointer, to.received(), &mut buf).unwrap();
             to.write(to.received(), &buf[..len]).unwrap();
         }
     }
@@ -142,17 +143,5 @@ mod tests {
         let mut incoming = IncomingSnapshot::create(&disk, 6, pointer).unwrap();
         send(&from, &pointer, &mut incoming, pointer.bytes.div_ceil(70_000));
         assert_eq!(incoming.finish(), Err(BadSnapshot::Header), "another ensemble's");
-    }
-
-    #[test]
-    fn reading_says_when_the_file_is_gone_or_another() {
-        let (disk, pointer) = sender();
-        let mut buf = [0; 10];
-        assert_eq!(read_bytes(&disk, &pointer, pointer.bytes - 4, &mut buf), Ok(4));
-        assert_eq!(read_bytes(&disk, &pointer, pointer.bytes + 4, &mut buf), Ok(0));
-        let longer = SnapshotPointer { bytes: pointer.bytes + 1, ..pointer };
-        assert_eq!(read_bytes(&disk, &longer, 0, &mut buf), Err(BadSnapshot::Other));
-        disk.remove(&pointer.file_name()).unwrap();
-        assert_eq!(read_bytes(&disk, &pointer, 0, &mut buf), Err(BadSnapshot::Missing));
     }
 }

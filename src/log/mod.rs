@@ -14,11 +14,11 @@
 //! - given, if the next segment goes on from there, whatever is behind;
 //! - clean, if nothing but zeros or frames of an older generation are there;
 //! - torn, if something else is there: the write that was in flight at a crash. It is cut: nobody was told of it;
-//! - damage, if what should be there was durable: some frame of the same generation further on says so, or the next
-//!   segment continues from a later batch. Then a server without peers refuses to start.
+//! - damage, if what should be there was durable: some frame of the same generation there or further on says so, even one
+//!   that went astray, or the next segment continues from a later batch. Then a server without peers refuses to start.
 //!
 //! One write is in flight at a time, so at most one frame can be torn. `Journal` runs while the server does, `recovery` and
-//! `load` before; `feed` and `incoming` serve and are served by other servers, on another thread. Refuses to know what
+//! `load` before; `feed`, `outgoing` and `incoming` serve and are served by other servers, on another thread. Refuses to know what
 //! transactions and snapshots mean.
 
 pub mod disk;
@@ -30,6 +30,7 @@ mod job;
 pub mod journal;
 mod load;
 pub mod loss;
+pub mod outgoing;
 pub mod recovery;
 mod scan;
 pub mod segment;

@@ -255,18 +255,100 @@ pub fn read<D: Disk>(
     Ok(SnapshotPointer { position, bytes, digest })
 }
 
-/// Fills `buf` with the bytes of the file from `offset` on, for a peer; returns how many there were, 0 at the end. Unchecked:
-/// who receives them checks the whole. [`BadSnapshot::Missing`]: a newer one has replaced it.
-pub fn read_bytes<D: Disk>(disk: &D, pointer: &SnapshotPointer, offset: u64, buf: &mut [u8]) -> Result<usize, BadSnapshot> {
-    let file = disk.open(&pointer.file_name())?.ok_or(BadSnapshot::Missing)?;
-    if disk.len(&file)? != pointer.bytes {
-        return Err(BadSnapshot::Other);
+/// Checks the bytes of a snapshot file as they pass, in order and in pieces of any size.
+#[derive(Clone)]
+pub(super) struct Checker {
+    cluster: u128,
+    pointer: SnapshotPointer,
+    passed: u64,
+    /// Over everything before the trailer.
+    hash: Xxh3,
+    chunks: u32,
+    payload_bytes: u64,
+    /// The header or trailer that is passing, as far as it has come.
+    head: Vec<u8>,
+    /// Of the chunk that is passing: what is to come of its payload, its sum so far, and the sum that it should have.
+    left: usize,
+    crc: u32,
+    sum: u32,
+}
+
+impl Checker {
+    pub fn new(cluster: u128, pointer: SnapshotPointer) -> Result<Checker, BadSnapshot> {
+        if pointer.bytes < 2 * END_BYTES as u64 {
+            return Err(BadSnapshot::Trailer);
+        }
+        let (hash, head) = (Xxh3::new(), Vec::new());
+        Ok(Checker { cluster, pointer, passed: 0, hash, chunks: 0, payload_bytes: 0, head, left: 0, crc: 0, sum: 0 })
     }
-    let len = pointer.bytes.saturating_sub(offset).min(buf.len() as u64) as usize;
-    if len > 0 {
-        disk.read_at(&file, offset, &mut buf[..len])?;
+
+    /// Bytes so far.
+    pub fn passed(&self) -> u64 {
+        self.passed
     }
-    Ok(len)
+
+    /// The next bytes. Everything is known to be good once `pointer.bytes` have passed.
+    pub fn pass(&mut self, mut bytes: &[u8]) -> Result<(), BadSnapshot> {
+        while !bytes.is_empty() {
+            let len = if self.left > 0 { self.payload(bytes)? } else { self.heading(bytes)? };
+            self.passed += len as u64;
+            bytes = &bytes[len..];
+        }
+        Ok(())
+    }
+
+    fn payload(&mut self, bytes: &[u8]) -> Result<usize, BadSnapshot> {
+        let part = &bytes[..self.left.min(bytes.len())];
+        self.hash.update(part);
+        self.crc = crc32c_append(self.crc, part);
+        self.payload_bytes += part.len() as u64;
+        self.left -= part.len();
+        self.end_chunk()?;
+        Ok(part.len())
+    }
+
+    /// Does nothing before the last byte of its payload.
+    fn end_chunk(&mut self) -> Result<(), BadSnapshot> {
+        if self.left == 0 {
+            if self.crc != self.sum {
+                return Err(BadSnapshot::Chunk(self.chunks));
+            }
+            self.chunks += 1;
+        }
+        Ok(())
+    }
+
+    fn heading(&mut self, bytes: &[u8]) -> Result<usize, BadSnapshot> {
+        let start = self.passed - self.head.len() as u64;
+        let end = self.pointer.bytes - END_BYTES as u64;
+        let whole = if start == 0 || start == end { END_BYTES } else { CHUNK_HEADER_BYTES };
+        let part = &bytes[..(whole - self.head.len()).min(bytes.len())];
+        self.head.extend_from_slice(part);
+        if self.head.len() == whole {
+            let head = std::mem::take(&mut self.head);
+            match start {
+                0 if decode_header(&head, self.cluster)? != self.pointer.position => return Err(BadSnapshot::Other),
+                0 => self.hash.update(&head),
+                _ if start == end => self.end(&head)?,
+                _ => self.begin_chunk(&head, end.checked_sub(start + whole as u64))?,
+            }
+        }
+        Ok(part.len())
+    }
+
+    /// `room`: how long its payload may be; None: not even its header fits.
+    fn begin_chunk(&mut self, head: &[u8], room: Option<u64>) -> Result<(), BadSnapshot> {
+        self.left = chunk_len(head, self.chunks, room.ok_or(BadSnapshot::Chunk(self.chunks))?)?;
+        self.hash.update(head);
+        (self.crc, self.sum) = (crc32c(&head[..12]), u32::from_le_bytes(get(head, 12)));
+        self.end_chunk()
+    }
+
+    fn end(&self, trailer: &[u8]) -> Result<(), BadSnapshot> {
+        let digest = self.hash.digest128();
+        check_trailer(trailer, self.chunks, self.payload_bytes, digest)?;
+        if digest == self.pointer.digest { Ok(()) } else { Err(BadSnapshot::Other) }
+    }
 }
 
 fn decode_header(header: &[u8], cluster: u128) -> Result<Position, BadSnapshot> {

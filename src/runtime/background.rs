@@ -11,7 +11,8 @@ use crate::limits::{FEED_BYTES, SNAPSHOT_CHUNK_BYTES};
 use crate::log::disk::{Disk, Errno};
 use crate::log::feed::{self, FeedError, ReaderMap};
 use crate::log::incoming::IncomingSnapshot;
-use crate::log::snapshot::{self, BadSnapshot, SnapshotFile, SnapshotPointer};
+use crate::log::outgoing::OutgoingSnapshots;
+use crate::log::snapshot::{BadSnapshot, SnapshotFile, SnapshotPointer};
 use crate::log::{Failure, Job};
 use crate::wire::batch::{Batch, Position};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -46,6 +47,7 @@ pub enum Task {
     ReadSnapshot {
         peer: u16,
         pointer: SnapshotPointer,
+        cluster: u128,
         offset: u64,
     },
 }
@@ -111,7 +113,7 @@ impl Background {
 fn spawn(name: &str, disk: Arc<FileDisk>, server: Arc<Server>) -> std::io::Result<mpsc::Sender<Task>> {
     let (sender, tasks) = mpsc::channel();
     thread::Builder::new().name(name.into()).spawn(move || {
-        let mut worker = Worker { disk: &disk, own: None, incoming: None };
+        let mut worker = Worker { disk: &disk, own: None, incoming: None, outgoing: OutgoingSnapshots::default() };
         for task in tasks {
             if let Some(mail) = worker.run(task) {
                 server.post_pipeline(mail);
@@ -125,6 +127,7 @@ struct Worker<'d> {
     disk: &'d FileDisk,
     own: Option<(SnapshotFile<'d, FileDisk>, Arc<Flow>)>,
     incoming: Option<IncomingSnapshot<'d, FileDisk>>,
+    outgoing: OutgoingSnapshots,
 }
 
 impl<'d> Worker<'d> {
@@ -141,8 +144,9 @@ impl<'d> Worker<'d> {
             Task::CancelSnapshot => return Some(self.cancel()),
             Task::WriteIncoming(piece) => return Some(self.write_incoming(&piece)),
             Task::Feed { log, after, token } => return Some(PipelineMail::Fed { token, batches: self.feed(&log, after) }),
-            Task::ReadSnapshot { peer, pointer, offset } => {
-                return Some(PipelineMail::SnapshotRead { peer, pointer, offset, bytes: self.read_snapshot(&pointer, offset) });
+            Task::ReadSnapshot { peer, pointer, cluster, offset } => {
+                let bytes = self.read_snapshot(peer, &pointer, cluster, offset);
+                return Some(PipelineMail::SnapshotRead { peer, pointer, offset, bytes });
             }
         }
         None
@@ -231,24 +235,20 @@ impl<'d> Worker<'d> {
         match feed::read(self.disk, log, after, FEED_BYTES) {
             Ok(batches) => Some(batches),
             Err(FeedError::Gone) => None,
-            Err(failed @ FeedError::Io { .. }) => die(&failed),
-            Err(damaged @ FeedError::Corrupt { .. }) => {
-                tracing::error!("{damaged}; what lies there is committed and peers get a snapshot instead");
-                None
-            }
+            Err(failed @ (FeedError::Io { .. } | FeedError::Corrupt { .. })) => die(&failed),
         }
     }
 
     /// None: a newer one has replaced it.
-    fn read_snapshot(&self, pointer: &SnapshotPointer, offset: u64) -> Option<Vec<u8>> {
+    fn read_snapshot(&mut self, peer: u16, pointer: &SnapshotPointer, cluster: u128, offset: u64) -> Option<Vec<u8>> {
         let mut bytes = vec![0; SNAPSHOT_CHUNK_BYTES];
-        match snapshot::read_bytes(self.disk, pointer, offset, &mut bytes) {
+        match self.outgoing.read(self.disk, cluster, peer, pointer, offset, &mut bytes) {
             Ok(len) => {
                 bytes.truncate(len);
                 Some(bytes)
             }
-            Err(failed @ BadSnapshot::Io(_)) => die(&format_args!("{}: {failed} at byte {offset}", self.disk.path(&pointer.file_name()))),
-            Err(_) => None,
+            Err(BadSnapshot::Missing) => None,
+            Err(bad) => die(&format_args!("{}: {bad}, found at byte {offset} for server {peer}", self.disk.path(&pointer.file_name()))),
         }
     }
 }

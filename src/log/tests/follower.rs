@@ -9,7 +9,8 @@ use crate::log::disk::{Disk, Errno};
 use crate::log::feed::{self, FeedError, ReaderMap};
 use crate::log::incoming::IncomingSnapshot;
 use crate::log::recovery::{Recovered, RecoveryError};
-use crate::log::snapshot::{BadSnapshot, SnapshotPointer, read_bytes};
+use crate::log::outgoing::OutgoingSnapshots;
+use crate::log::snapshot::{BadSnapshot, SnapshotPointer};
 use crate::log::{Effect, Failure, Frame, Job, Journal, OpId, Promise};
 use crate::sim::disk::SimDisk;
 use crate::sim::random::Dice;
@@ -419,9 +420,9 @@ impl<'d> Follower<'d> {
 
 fn receive(disk: &SimDisk, leader: &SimDisk, pointer: SnapshotPointer) -> Result<(), BadSnapshot> {
     let mut incoming = IncomingSnapshot::create(disk, CLUSTER, pointer)?;
-    let mut buf = [0; BLOCK_BYTES];
+    let (mut outgoing, mut buf) = (OutgoingSnapshots::default(), [0; BLOCK_BYTES]);
     while incoming.received() < pointer.bytes {
-        let len = read_bytes(leader, &pointer, incoming.received(), &mut buf)?;
+        let len = outgoing.read(leader, CLUSTER, 1, &pointer, incoming.received(), &mut buf)?;
         match incoming.write(incoming.received(), &buf[..len]) {
             Err(BadSnapshot::Io(errno)) if errno.is_full() => {
                 incoming.abandon()?;

@@ -292,7 +292,8 @@ impl Pipeline {
                     self.background.send(Task::Feed { log: self.journal.reader_map(), after, token });
                 }
                 NodeEffect::ReadSnapshot { peer, pointer, offset } => {
-                    self.background.send(Task::ReadSnapshot { peer, pointer, offset });
+                    let cluster = self.journal.superblock().cluster;
+                    self.background.send(Task::ReadSnapshot { peer, pointer, cluster, offset });
                 }
                 NodeEffect::WriteSnapshot { pointer, offset, bytes, last } => {
                     self.store_piece(pointer, offset, bytes, last, now);
