@@ -49,7 +49,7 @@ impl OutgoingSnapshots {
         };
         outgoing.go_to(offset.min(pointer.bytes), fresh, buf, read)?;
         let len = read(offset, buf)?;
-        outgoing.checker.pass(&buf[..len])?;
+        outgoing.checker.pass(&buf[..len]).inspect_err(|_| crate::mark!("a snapshot turns out to be damaged while it is sent"))?;
         if outgoing.checker.passed() == pointer.bytes {
             self.peers.remove(&peer);
         }

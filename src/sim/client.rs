@@ -96,6 +96,8 @@ pub struct Client {
     manners: Manners,
     /// Comes back at once when its connection breaks.
     eager: bool,
+    /// A read needs no sync before it.
+    linearizable_reads: bool,
     /// Reads registers and writes none: nothing it asked for can be stuck behind a write.
     only_reads: bool,
     recipe: Option<Recipe>,
@@ -131,7 +133,7 @@ pub struct Client {
 
 impl Client {
     /// A client with habits and a workload of its own. Ids differ.
-    pub fn new(id: u64, focus: Focus, dice: &mut Dice) -> Client {
+    pub fn new(id: u64, focus: Focus, linearizable_reads: bool, dice: &mut Dice) -> Client {
         let mut dice = Dice::new(dice.roll() ^ id);
         Client {
             outgoing: Vec::new(),
@@ -139,6 +141,7 @@ impl Client {
             swarm: Swarm::roll(focus, id, &mut dice),
             id,
             manners: Manners::roll(focus, &mut dice),
+            linearizable_reads,
             eager: focus == Focus::Registers,
             only_reads: focus == Focus::Registers && id % 2 == 1,
             recipe: (focus == Focus::Recipes).then(|| Recipe::roll(id, &mut dice)),
@@ -347,7 +350,9 @@ impl Client {
             }
             _ => {
                 let token = checker.registers.call(Call::Read);
-                self.ask(Ask::Sync { path: path.clone() }, None, checker, now_ms);
+                if !self.linearizable_reads {
+                    self.ask(Ask::Sync { path: path.clone() }, None, checker, now_ms);
+                }
                 self.ask(Ask::GetData { path, watch: false }, Some(token), checker, now_ms);
             }
         }

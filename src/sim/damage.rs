@@ -5,6 +5,7 @@ use super::disk::SimDisk;
 use super::random::Dice;
 use crate::limits::BLOCK_BYTES;
 use crate::log::disk::Disk;
+use crate::log::snapshot::zxid_of;
 
 /// Blocks with something in them: file and offset.
 fn used_blocks(disk: &SimDisk) -> Vec<(String, u64)> {
@@ -20,12 +21,23 @@ fn used_blocks(disk: &SimDisk) -> Vec<(String, u64)> {
 
 /// Flips a few bits of one block. False: there is nothing on the disk.
 pub fn rot(disk: &SimDisk, pick: u32) -> bool {
+    rot_one_of(disk, &used_blocks(disk), pick)
+}
+
+/// As [`rot`], in the newest snapshot. False: there is none.
+pub fn rot_snapshot(disk: &SimDisk, pick: u32) -> bool {
+    let snapshots: Vec<_> = used_blocks(disk).into_iter().filter(|(name, _)| zxid_of(name).is_some()).collect();
+    let newest = snapshots.last().map(|(name, _)| name.clone());
+    let blocks: Vec<_> = snapshots.into_iter().filter(|(name, _)| Some(name) == newest.as_ref()).collect();
+    rot_one_of(disk, &blocks, pick)
+}
+
+fn rot_one_of(disk: &SimDisk, blocks: &[(String, u64)], pick: u32) -> bool {
     let mut dice = Dice::new(u64::from(pick));
-    let blocks = used_blocks(disk);
     if blocks.is_empty() {
         return false;
     }
-    let (name, offset) = dice.pick(&blocks);
+    let (name, offset) = dice.pick(blocks);
     let len = (disk.contents(name).len() as u64 - offset).min(BLOCK_BYTES as u64) as usize;
     // Most of a block is often padding: a flip there must do no harm either.
     let most = *dice.clone().pick(&[len, len, 600.min(len), 100.min(len)]);

@@ -88,6 +88,8 @@ struct Inner {
     fault: Option<(u64, Fault)>,
     off: bool,
     full: bool,
+    /// Reads until one fails.
+    read_fails_in: Option<u64>,
     dice: Dice,
 }
 
@@ -193,6 +195,7 @@ impl SimDisk {
             fault: None,
             off: false,
             full: false,
+            read_fails_in: None,
             dice: Dice::new(seed),
         }))
     }
@@ -210,6 +213,16 @@ impl SimDisk {
     /// `fault` strikes the operation that makes [`SimDisk::ops`] equal `at`. One fault at a time.
     pub fn strike(&self, at: u64, fault: Fault) {
         self.0.borrow_mut().fault = Some((at, fault));
+    }
+
+    /// The read after `reads` others fails, once.
+    pub fn strike_read(&self, reads: u64) {
+        self.0.borrow_mut().read_fails_in = Some(reads);
+    }
+
+    /// The end of [`SimDisk::strike_read`]. True: there was no such read.
+    pub fn spare_reads(&self) -> bool {
+        self.0.borrow_mut().read_fails_in.take().is_some()
     }
 
     /// The end of [`Fault::Kill`].
@@ -348,8 +361,11 @@ impl Disk for SimDisk {
     }
 
     fn read_at(&self, file: &SimFile, offset: u64, buf: &mut [u8]) -> Result<(), Errno> {
-        let inner = self.0.borrow();
+        let mut inner = self.0.borrow_mut();
         inner.readable()?;
+        if let Some(left) = inner.read_fails_in.take() {
+            inner.read_fails_in = Some(left.checked_sub(1).ok_or(Errno::EIO)?);
+        }
         let range = offset as usize..offset as usize + buf.len();
         buf.copy_from_slice(inner.inodes[file.0].current.get(range).ok_or(Errno::EIO)?);
         Ok(())

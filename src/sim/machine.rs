@@ -49,6 +49,8 @@ pub struct Machine {
     pub full_until_us: u64,
     pub fail_next_write: bool,
     pub fail_next_job: bool,
+    /// This one of the reads of the next start fails.
+    pub fail_read: Option<u64>,
     /// Something on the disk is not what was written: the next start may refuse it.
     pub damaged: bool,
     pub job_running: bool,
@@ -70,6 +72,7 @@ impl Machine {
             full_until_us: 0,
             fail_next_write: false,
             fail_next_job: false,
+            fail_read: None,
             damaged: false,
             job_running: false,
             next_incarnation: 1,

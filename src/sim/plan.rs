@@ -36,10 +36,14 @@ pub enum Fault {
     SlowDisk { server: u16, factor: u64, for_ms: u64 },
     /// The next log write, or the next background job, fails: the process has to end.
     DiskError { server: u16, job: bool },
+    /// The process dies, and when it starts again this one of its reads fails. The start after that one works.
+    BadStart { server: u16, down_ms: u64, read: u64 },
     /// There is no room on the disk for anything new.
     DiskFull { server: u16, for_ms: u64 },
     /// Bits flip on the medium; `pick` chooses which.
     Rot { server: u16, pick: u32 },
+    /// Bits flip in the newest snapshot.
+    RotSnapshot { server: u16, pick: u32 },
     /// A block was written to another place than it should have been; `pick` chooses both.
     Misdirect { server: u16, pick: u32 },
     /// The disk is replaced by an empty one.
@@ -86,12 +90,15 @@ pub struct Plan {
     pub drift_ppm: u32,
     /// Little may wait anywhere.
     pub tight: bool,
+    /// Every read waits for a leader's proof that it misses nothing.
+    #[serde(default)]
+    pub linearizable_reads: bool,
     /// When each fault strikes, in ms, in order.
     pub faults: Vec<(u64, Fault)>,
 }
 
 /// Faults that are rolled one by one.
-const KINDS: usize = 19;
+const KINDS: usize = 20;
 
 impl Plan {
     /// The plan that a seed stands for. Small ensembles and dense faults find most.
@@ -115,6 +122,7 @@ impl Plan {
             snapshot_txns: *dice.pick(&[15, 60, 100_000]),
             drift_ppm: *dice.pick(&[0, 200, 1000, 20_000]),
             tight: dice.chance(25),
+            linearizable_reads: false,
             faults: Vec::new(),
         };
         match plan.story {
@@ -122,6 +130,9 @@ impl Plan {
             None => plan.roll_faults(&mut dice),
         }
         plan.faults.sort_by_key(|(at_ms, _)| *at_ms);
+        // What a full disk refuses and what only waits cannot be told apart then.
+        let refuses = plan.faults.iter().any(|(_, fault)| matches!(fault, Fault::DiskFull { .. }));
+        plan.linearizable_reads = dice.chance(20) && !refuses;
         plan
     }
 
@@ -174,6 +185,7 @@ impl Plan {
             15 if dice.chance(60) => Fault::Misdirect { server: voter, pick },
             16 => Fault::Interrupt { for_ms: 2 * for_ms },
             17 => Fault::ClockStep { server, by_ms: *dice.pick(&[-3_600_000, -500, -3, 3, 500, 3_600_000]) },
+            18 => Fault::BadStart { server, down_ms, read: dice.below(60) as u64 },
             _ => Fault::Client { client: dice.below(self.clients) },
         }
     }
@@ -182,21 +194,21 @@ impl Plan {
 impl Fault {
     /// Whether a disk is not what it was for good.
     pub fn damages(&self) -> bool {
-        matches!(self, Fault::Wipe { .. } | Fault::Rot { .. } | Fault::Misdirect { .. })
+        matches!(self, Fault::Wipe { .. } | Fault::Rot { .. } | Fault::RotSnapshot { .. } | Fault::Misdirect { .. })
     }
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Plan { seed, voters, observers, shards, clients, focus, duration_ms, .. } = self;
-        let Plan { counter_max, snapshot_txns, election_timeout_ms, drift_ppm, tight, story, .. } = self;
+        let Plan { counter_max, snapshot_txns, election_timeout_ms, drift_ppm, tight, linearizable_reads, story, .. } = self;
         writeln!(
             f,
             "seed {seed}: {voters} voters, {observers} observers, {shards} shards, {clients} clients ({focus:?}), {duration_ms} ms"
         )?;
         writeln!(
             f,
-            "election after {election_timeout_ms} ms, epochs of {counter_max} transactions, a snapshot every {snapshot_txns}, clocks {drift_ppm} ppm off, tight {tight}, story {story:?}"
+            "election after {election_timeout_ms} ms, epochs of {counter_max} transactions, a snapshot every {snapshot_txns}, clocks {drift_ppm} ppm off, tight {tight}, linearizable reads {linearizable_reads}, story {story:?}"
         )?;
         self.faults.iter().enumerate().try_for_each(|(n, (at_ms, fault))| writeln!(f, "{n:>4} {at_ms:>7} ms {fault:?}"))
     }

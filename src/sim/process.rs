@@ -6,7 +6,8 @@ use super::disk::SimDisk;
 use super::model::access::{self, SUPER};
 use crate::limits::DISK_LAG_BYTES_MAX;
 use crate::log::disk::Errno;
-use crate::log::recovery::Recovered;
+use crate::log::outgoing::OutgoingSnapshots;
+use crate::log::recovery::{Recovered, RecoveryError};
 use crate::log::snapshot::{BadSnapshot, SnapshotPointer};
 use crate::log::{Effect, Frame, Job, Journal, LogConfig, OpId, Promise};
 use crate::pipeline::auth::AuthConfig;
@@ -38,6 +39,7 @@ pub struct Settings {
     pub election_timeout_ms: u64,
     pub counter_max: u32,
     pub snapshot_txns: u64,
+    pub linearizable_reads: bool,
     /// Little may wait anywhere.
     pub tight: bool,
     pub seed: u64,
@@ -99,8 +101,9 @@ pub struct Write {
 
 pub struct Shard {
     pub replica: Replica,
-    /// Batches of `published` already applied.
+    /// Batches of `published` already applied, and where that has brought its State.
     applied: usize,
+    position: Position,
     ring: VecDeque<Vec<u8>>,
     downs: VecDeque<Down>,
     /// What clients sent, by connection.
@@ -110,9 +113,11 @@ pub struct Shard {
     pub turn_us: Option<u64>,
 }
 
+/// A snapshot that a shard cuts: as soon as it has applied so far.
 struct Walk {
-    shard: usize,
-    position: Position,
+    from_zxid: u64,
+    /// Where it was cut.
+    position: Option<Position>,
     chunks: Vec<Vec<u8>>,
 }
 
@@ -128,10 +133,13 @@ pub struct Process {
     pub writing: bool,
     pub jobs: VecDeque<Job>,
     walk: Option<Walk>,
-    /// Walked through and written, waiting until the log is durable as far.
-    written_snapshot: Option<SnapshotPointer>,
+    /// A snapshot of our own is being walked or written.
+    walking: bool,
     /// The snapshot that comes from the leader.
     pub incoming: Vec<u8>,
+    /// It is this server's history by now, and the States are still those of before.
+    installing: bool,
+    pub outgoing: OutgoingSnapshots,
     pub inbox: BTreeMap<u16, Vec<u8>>,
     /// Connections to other servers, by generation.
     pub links: BTreeMap<u16, u64>,
@@ -143,26 +151,29 @@ pub struct Process {
 
 impl Process {
     /// Starts on what recovery found; `State` is loaded for every shard up to what is known to be committed.
-    pub fn start(settings: &Settings, disk: &SimDisk, found: &Recovered, incarnation: u64, now_ms: u64) -> Process {
+    pub fn start(settings: &Settings, disk: &SimDisk, found: &Recovered, incarnation: u64, now_ms: u64) -> Result<Process, RecoveryError> {
         let boot = found.run();
         let committed = found.committed;
+        let known = found.positions().iter().copied().chain(found.snapshot.map(|s| s.position));
+        let position = known.into_iter().find(|p| p.zxid == committed).expect("what is committed is a batch end");
         let shards = (0..settings.shards)
             .map(|k| {
-                let replica = Replica::new(replica_config(settings, k as u16, boot), load(disk, found, committed));
-                Shard {
+                let replica = Replica::new(replica_config(settings, k as u16, boot), load(disk, found, committed)?);
+                Ok(Shard {
                     replica,
                     applied: 0,
+                    position,
                     ring: VecDeque::new(),
                     downs: VecDeque::new(),
                     inbox: VecDeque::new(),
                     next_tick_ms: 0,
                     turn_us: None,
-                }
+                })
             })
-            .collect();
+            .collect::<Result<_, RecoveryError>>()?;
         let log = LogConfig { slots: 3, snapshot_payload_bytes: 1 << 30, snapshot_txns: settings.snapshot_txns, ..LogConfig::default() };
         let journal = Journal::new(found, log, u128::from(settings.seed) + u128::from(boot));
-        let pending = found.pending(disk, committed).expect("what recovery found can be read");
+        let pending = found.pending(disk, committed)?;
         let start = Start {
             promise: found.promise(),
             positions: Positions::new(found.positions().iter().copied()),
@@ -180,8 +191,10 @@ impl Process {
             writing: false,
             jobs: VecDeque::new(),
             walk: None,
-            written_snapshot: None,
+            walking: false,
             incoming: Vec::new(),
+            installing: false,
+            outgoing: OutgoingSnapshots::default(),
             inbox: BTreeMap::new(),
             links: BTreeMap::new(),
             next_tick_ms: now_ms,
@@ -191,7 +204,7 @@ impl Process {
         let mut effects = Vec::new();
         process.journal.tick(now_ms, &mut effects);
         process.journal_effects(effects, now_ms);
-        process
+        Ok(process)
     }
 
     // ---- a shard
@@ -206,6 +219,7 @@ impl Process {
         while let Some(batch) = self.published.get(shard.applied) {
             shard.replica.apply(batch);
             shard.applied += 1;
+            shard.position = batch.position();
             applied(shard.replica.state());
         }
     }
@@ -252,49 +266,43 @@ impl Process {
         }
     }
 
-    /// A slice of a snapshot, between two turns.
+    /// The last shard walks, a slice between two turns.
     fn walk(&mut self, k: usize) {
-        if self.walk.is_none() && self.written_snapshot.is_none() && self.journal.wants_snapshot() {
-            let shard = &mut self.shards[k];
-            let Some(last) = shard.applied.checked_sub(1).map(|i| self.published[i].position()) else { return };
-            let floor = self.journal.superblock().snapshot.map_or(0, |s| s.position.zxid);
-            if last.zxid <= floor {
-                return;
-            }
-            shard.replica.state_mut().begin_snapshot();
-            self.journal.snapshot_started();
-            self.walk = Some(Walk { shard: k, position: last, chunks: Vec::new() });
-        }
-        let Some(walk) = self.walk.as_mut().filter(|w| w.shard == k) else { return };
+        let last = k + 1 == self.shards.len();
+        let shard = &mut self.shards[k];
+        let Some(walk) = self.walk.as_mut().filter(|walk| last && shard.position.zxid >= walk.from_zxid) else { return };
+        let state = shard.replica.state_mut();
+        let position = *walk.position.get_or_insert_with(|| {
+            state.begin_snapshot();
+            shard.position
+        });
         let mut chunk = Vec::new();
-        let done = self.shards[k].replica.state_mut().snapshot_slice(SLICE_NODES, &mut chunk);
+        let done = state.snapshot_slice(SLICE_NODES, &mut chunk);
         walk.chunks.push(chunk);
         if done {
-            let Walk { position, chunks, .. } = self.walk.take().expect("it has just ended");
+            let Walk { chunks, .. } = self.walk.take().expect("it has just ended");
             self.outs.push(Out::Snapshot { position, chunks });
+        }
+    }
+
+    /// Two files of one name must not be; what this server has is not worth a snapshot any more. One that is walked through
+    /// already is waited for.
+    fn cancel_walk(&mut self) {
+        if let Some(walk) = self.walk.take() {
+            if walk.position.is_some() {
+                self.shards.last_mut().expect("a server has a shard").replica.state_mut().cancel_snapshot();
+            }
+            self.walking = false;
+            self.journal.snapshot_cancelled();
         }
     }
 
     /// The file of [`Out::Snapshot`] is complete.
     pub fn snapshot_file_done(&mut self, written: Result<SnapshotPointer, Errno>, now_ms: u64) {
-        match written {
-            Ok(pointer) => self.written_snapshot = Some(pointer),
-            Err(errno) => {
-                let mut effects = Vec::new();
-                self.journal.snapshot_written(Err(errno), now_ms, &mut effects);
-                self.journal_effects(effects, now_ms);
-            }
-        }
-        self.offer_snapshot(now_ms);
-    }
-
-    /// The Journal switches to a snapshot only once its own tail is durable as far.
-    fn offer_snapshot(&mut self, now_ms: u64) {
-        if let Some(pointer) = self.written_snapshot.take_if(|p| p.position.zxid <= self.journal.durable().zxid) {
-            let mut effects = Vec::new();
-            self.journal.snapshot_written(Ok(pointer), now_ms, &mut effects);
-            self.journal_effects(effects, now_ms);
-        }
+        self.walking = false;
+        let mut effects = Vec::new();
+        self.journal.snapshot_written(written, now_ms, &mut effects);
+        self.journal_effects(effects, now_ms);
     }
 
     // ---- the pipeline
@@ -316,15 +324,29 @@ impl Process {
         self.append(now_ms);
         self.node.flush(now_ms);
         self.node_effects(now_ms);
-        self.offer_snapshot(now_ms);
         let mut effects = Vec::new();
         if self.journal.deadline_ms().is_some_and(|at_ms| at_ms <= now_ms) {
             self.journal.tick(now_ms, &mut effects);
         }
         self.journal_effects(effects, now_ms);
         self.node.set_space_low(self.journal.space_low());
-        let (base, snapshot) = (self.journal.log_base(), self.journal.superblock().snapshot);
-        self.node.log_kept(base, snapshot);
+        if !self.installing {
+            self.keep_log();
+        }
+    }
+
+    /// What the log holds, and whether it is time for a snapshot.
+    fn keep_log(&mut self) {
+        let snapshot = self.journal.superblock().snapshot;
+        self.node.log_kept(self.journal.log_base(), snapshot);
+        // What is committed reaches every shard; a follower's log may hold more.
+        let from_zxid = self.journal.durable().zxid.min(self.node.committed());
+        let floor = snapshot.map_or(0, |s| s.position.zxid);
+        if from_zxid > floor && self.node.serves() && self.journal.wants_snapshot() {
+            self.journal.snapshot_started();
+            self.walking = true;
+            self.walk = Some(Walk { from_zxid, position: None, chunks: Vec::new() });
+        }
     }
 
     fn take_requests(&mut self, now_ms: u64, wall_ms: i64) {
@@ -402,6 +424,11 @@ impl Process {
                 }
                 NodeEffect::Feed { after, token } => self.outs.push(Out::Feed { after, token }),
                 NodeEffect::ReadSnapshot { peer, pointer, offset } => self.outs.push(Out::ReadSnapshot { peer, pointer, offset }),
+                NodeEffect::WriteSnapshot { pointer, .. } if self.walking => {
+                    crate::mark!("a snapshot of our own gives way to the leader's");
+                    self.cancel_walk();
+                    self.node.snapshot_wrote(pointer, None, now_ms);
+                }
                 NodeEffect::WriteSnapshot { pointer, offset, bytes, last } => {
                     self.outs.push(Out::WriteSnapshot { pointer, offset, bytes, last });
                 }
@@ -409,15 +436,23 @@ impl Process {
         }
     }
 
-    /// The snapshot is installed: every shard takes its State, then the Node goes on.
-    pub fn swap(&mut self, disk: &SimDisk, pointer: SnapshotPointer, cluster: u128, now_ms: u64) -> Result<(), BadSnapshot> {
-        self.walk = None;
-        self.written_snapshot = None;
+    /// The leader's snapshot is this server's history: every shard closes its clients, and goes on with its old State until
+    /// the new one is loaded.
+    pub fn evict(&mut self) {
+        assert!(!std::mem::replace(&mut self.installing, true), "the Node waits for one before it fetches another");
         for k in 0..self.shards.len() {
-            let state = load_snapshot(disk, &pointer, cluster)?;
+            self.shards[k].replica.evict();
+            self.act(k);
+        }
+    }
+
+    /// Every shard takes its new State, then the Node goes on. Answers and routes on their way to a shard stay there.
+    pub fn swap(&mut self, disk: &SimDisk, pointer: SnapshotPointer, now_ms: u64) -> Result<(), BadSnapshot> {
+        assert!(std::mem::take(&mut self.installing) && self.walk.is_none(), "a walk is cancelled before a snapshot is fetched");
+        for k in 0..self.shards.len() {
+            let state = load_snapshot(disk, &pointer, self.journal.superblock().cluster)?;
             let shard = &mut self.shards[k];
-            shard.downs.clear();
-            shard.applied = self.published.len();
+            (shard.applied, shard.position) = (self.published.len(), pointer.position);
             shard.replica.replace_state(state);
             self.act(k);
         }
@@ -441,9 +476,9 @@ impl Shard {
 }
 
 /// The State at the batch end `upto`.
-fn load(disk: &SimDisk, found: &Recovered, upto: u64) -> State {
+fn load(disk: &SimDisk, found: &Recovered, upto: u64) -> Result<State, RecoveryError> {
     let mut loader = Loader::new(true);
-    found.load_snapshot(disk, |chunk| loader.push(chunk).expect("the file was verified"), |_, _| ()).expect("the file was verified");
+    found.load_snapshot(disk, |chunk| loader.push(chunk).expect("the file was verified"), |_, _| ())?;
     let mut state = match found.snapshot {
         Some(_) => loader.finish().expect("a snapshot is whole"),
         None => State::new(true),
@@ -452,8 +487,8 @@ fn load(disk: &SimDisk, found: &Recovered, upto: u64) -> State {
         let mut applied = Default::default();
         batch.txns().for_each(|txn| state.apply(txn, &mut applied, Default::default()));
     };
-    found.replay(disk, upto, apply, |_, _| ()).expect("what recovery found can be replayed");
-    state
+    found.replay(disk, upto, apply, |_, _| ())?;
+    Ok(state)
 }
 
 fn load_snapshot(disk: &SimDisk, pointer: &SnapshotPointer, cluster: u128) -> Result<State, BadSnapshot> {
@@ -472,7 +507,8 @@ fn auth_config() -> AuthConfig {
 
 fn replica_config(settings: &Settings, shard: u16, boot: u32) -> ReplicaConfig {
     let alone = settings.ensemble.is_alone();
-    ReplicaConfig { server: settings.server, shard, boot, alone, auth: auth_config(), ..ReplicaConfig::default() }
+    let linearizable_reads = settings.linearizable_reads;
+    ReplicaConfig { server: settings.server, shard, boot, alone, auth: auth_config(), linearizable_reads, ..ReplicaConfig::default() }
 }
 
 /// See [`Settings::tight`].

@@ -123,7 +123,7 @@ fn deposed_leader(plan: &mut Plan, dice: &mut Dice) {
 }
 
 /// A leader is cut off with what only it has, until the others' logs do not reach back to it any more; what it fetches
-/// then is followed by a crash.
+/// then is followed by a crash, or is damaged on the disk of the one that has it.
 fn left_behind(plan: &mut Plan, dice: &mut Dice) {
     plan.voters = 3;
     plan.snapshot_txns = 15;
@@ -132,11 +132,16 @@ fn left_behind(plan: &mut Plan, dice: &mut Dice) {
         plan.strikes(300, Fault::Interrupt { for_ms: plan.duration_ms });
     }
     let mut at_ms = 400 + dice.below(400) as u64;
+    let mut rots = dice.chance(50);
     while at_ms < plan.duration_ms {
         let for_ms = 800 + dice.below(1000) as u64;
         let server = if dice.chance(70) { 0 } else { voter(plan, dice) };
         plan.strikes(at_ms, Fault::Isolate { server, for_ms });
         at_ms += for_ms;
+        if std::mem::take(&mut rots) {
+            // Whoever comes back now is about to ask for it.
+            plan.strikes(at_ms - dice.below(20) as u64, Fault::RotSnapshot { server: 0, pick: dice.roll() as u32 });
+        }
         for _ in 0..dice.below(4) {
             at_ms += 30 + dice.below(150) as u64;
             let (server, down_ms) = (voter(plan, dice), 1 + dice.below(30) as u64);

@@ -214,7 +214,7 @@ impl World {
             world.at(delay_us, Event::Restart { server });
         }
         for client in 0..world.plan.clients {
-            world.clients.push(clients::Slot::new(client as u64, world.plan.focus, &mut world.dice));
+            world.clients.push(clients::Slot::new(client as u64, &world.plan, &mut world.dice));
             world.at(1000, Event::ClientTurn { client });
         }
         for (index, (at_ms, _)) in world.plan.faults.clone().iter().enumerate() {
@@ -565,7 +565,8 @@ impl World {
 /// What the checker must know of a plan.
 fn checker_settings(plan: &Plan) -> CheckerSettings {
     let refusals = plan.faults.iter().any(|(_, fault)| matches!(fault, Fault::DiskFull { .. }));
-    CheckerSettings { refusals, drift_ppm: u64::from(plan.drift_ppm), ..CheckerSettings::default() }
+    let (linearizable_reads, drift_ppm) = (plan.linearizable_reads, u64::from(plan.drift_ppm));
+    CheckerSettings { refusals, drift_ppm, linearizable_reads, ..CheckerSettings::default() }
 }
 
 /// Equal zxids, equal states.
@@ -603,26 +604,29 @@ mod tests {
     }
 
     /// The paths that are rare, and that a run of these seeds must have taken.
-    const RARE: [&str; 11] = [
+    const RARE: [&str; 13] = [
         "a batch is sent ahead of the leader's own log",
         "a follower gives its leader up for silence",
         "a follower is fed from the log",
         "a leader hands over because its disk lags",
         "a leader renews its epoch",
+        "a read fails at a start",
         "a server does not start on a damaged disk",
         "a snapshot from the leader was installed",
+        "a snapshot of our own gives way to the leader's",
         "stands for election",
         "sync by diff",
         "sync by snapshot",
         "sync by truncation",
     ];
     /// Those that need more seeds than a test has time for.
-    const RAREST: [&str; 6] = [
+    const RAREST: [&str; 7] = [
         "a follower that confirms nothing starts over",
         "a follower that gets nowhere starts over",
         "a follower whose log stands still sends its clients away",
         "a leader without room lets another one lead",
         "a server reads damage and ends",
+        "a snapshot turns out to be damaged while it is sent",
         "what was sent ahead is forgotten with the leadership",
     ];
 
@@ -653,6 +657,7 @@ mod tests {
             snapshot_txns: 100_000,
             drift_ppm: 0,
             tight: false,
+            linearizable_reads: false,
             faults: vec![(1000, Fault::SlowDisk { server: 0, factor, for_ms })],
         })
     }

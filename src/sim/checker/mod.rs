@@ -51,6 +51,8 @@ pub struct Settings {
     pub expiry_slack_ms: u64,
     /// How far a server's clock may be off the real rate, in millionths.
     pub drift_ppm: u64,
+    /// Every read sees what anybody was shown before it was asked.
+    pub linearizable_reads: bool,
 }
 
 impl Default for Settings {
@@ -63,6 +65,7 @@ impl Default for Settings {
             touch_slack_ms: 0,
             expiry_slack_ms: 60_000,
             drift_ppm: 0,
+            linearizable_reads: false,
         }
     }
 }
@@ -164,6 +167,9 @@ struct Conn {
     first_sequence: u32,
     /// The sequence number after the last one that was committed.
     next_commit: u32,
+    /// Linearizable reads take numbers too: how many there may be, and no transaction may have a lower number than this.
+    reads: u32,
+    next_number: u32,
     waiting: VecDeque<Waiting>,
     auths: VecDeque<Ids>,
     /// Of the requests sent so far.
@@ -292,6 +298,8 @@ impl Checker {
             submits: VecDeque::new(),
             first_sequence: 0,
             next_commit: 0,
+            reads: 0,
+            next_number: 0,
             waiting: VecDeque::new(),
             auths: VecDeque::new(),
             ids: self.first_ids.clone(),
@@ -323,6 +331,7 @@ impl Checker {
         }
         let ids = conn.ids.clone();
         let ordered = ask.is_write() || matches!(*ask, Ask::Sync { .. });
+        conn.reads += u32::from(!ordered);
         let sequence = ordered.then(|| conn.first_sequence + conn.submits.len() as u32);
         if ordered {
             conn.submits.push_back(Submit { wanted: Wanted::Do(ask.clone()), ids: ids.clone(), fate: Fate::Sent });

@@ -64,7 +64,7 @@ impl Checker {
         let Some(&link) = self.keys.get(&origin) else {
             violated("E8", format_args!("0x{zxid:x} answers {origin:?}, which asked for nothing any more"))
         };
-        let sequence = txn.origin.sequence.to_native();
+        let sequence = self.numbered(link, txn.origin.sequence.to_native(), zxid);
         let (wanted, ids) = self.take_submit(link, sequence, zxid);
         let outcome = match wanted {
             Wanted::Connect(hello) => {
@@ -89,6 +89,27 @@ impl Checker {
         let conn = self.conns.get_mut(&link).expect("it asked");
         let at = (sequence - conn.first_sequence) as usize;
         conn.submits[at].fate = Fate::Committed { zxid, err, record };
+    }
+
+    /// Which of a connection's requests has this number. Where reads are linearizable they take numbers too, several at once
+    /// perhaps only one: then it can but be the next request that becomes a transaction.
+    fn numbered(&mut self, link: Link, number: u32, zxid: u64) -> u32 {
+        if !self.settings.linearizable_reads {
+            return number;
+        }
+        let conn = self.conns.get_mut(&link).expect("keys name connections");
+        let done = conn.next_commit.saturating_sub(conn.first_sequence) as usize;
+        let becomes_one = |submit: &super::Submit| match &submit.wanted {
+            Wanted::Do(ask) => ask.is_write() && submit.fate == Fate::Sent,
+            Wanted::Connect(_) => submit.fate == Fate::Sent,
+        };
+        let next = conn.submits.iter().skip(done).position(becomes_one).map(|at| conn.first_sequence + (done + at) as u32);
+        let fits = |next: &u32| number >= conn.next_number && (*next..=*next + conn.reads).contains(&number);
+        let Some(next) = next.filter(fits) else {
+            violated("E8", format_args!("0x{zxid:x} answers request {number} of {link:?}, next is {next:?} behind {} reads", conn.reads))
+        };
+        conn.next_number = number + 1;
+        next
     }
 
     /// What a connection asked as its `sequence`-th, which must be its next and must be new.

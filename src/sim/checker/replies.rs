@@ -208,6 +208,10 @@ impl Checker {
     /// The reply to a request that the shard answers by itself.
     fn local(&mut self, link: Link, waiting: &Waiting, header: &ReplyHeader, record: &[u8]) {
         let zxid = header.zxid as u64;
+        if self.settings.linearizable_reads && zxid < waiting.after && !matches!(*waiting.ask, Ask::Ping) {
+            let (ask, after) = (&waiting.ask, waiting.after);
+            violated("E5", format_args!("{ask:?} answered at 0x{zxid:x}, 0x{after:x} was shown before it was asked"));
+        }
         let conn = self.conns.get_mut(&link).expect("a live connection");
         let mut ok = Vec::new();
         let expected = match &*waiting.ask {

@@ -3,7 +3,6 @@
 
 use super::*;
 use crate::sim::checker::ConnKey;
-use crate::sim::plan::Focus;
 
 /// A client and its connection.
 pub(super) struct Slot {
@@ -24,8 +23,8 @@ struct Link {
 }
 
 impl Slot {
-    pub fn new(id: u64, focus: Focus, dice: &mut Dice) -> Slot {
-        Slot { client: Client::new(id, focus, dice), link: None, generation: 0 }
+    pub fn new(id: u64, plan: &Plan, dice: &mut Dice) -> Slot {
+        Slot { client: Client::new(id, plan.focus, plan.linearizable_reads, dice), link: None, generation: 0 }
     }
 
     /// Where it stands, for a report.

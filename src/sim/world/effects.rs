@@ -14,10 +14,27 @@ use crate::zab::positions::epoch as epoch_of;
 
 /// Work beside the pipeline, done at its time.
 pub(super) enum Background {
-    Feed { after: Position, token: u64 },
-    ReadSnapshot { peer: u16, pointer: SnapshotPointer, offset: u64 },
-    WriteSnapshot { pointer: SnapshotPointer, offset: u64, bytes: Vec<u8>, last: bool },
-    Snapshot { position: Position, chunks: Vec<Vec<u8>> },
+    Feed {
+        after: Position,
+        token: u64,
+    },
+    ReadSnapshot {
+        peer: u16,
+        pointer: SnapshotPointer,
+        offset: u64,
+    },
+    WriteSnapshot {
+        pointer: SnapshotPointer,
+        offset: u64,
+        bytes: Vec<u8>,
+        last: bool,
+    },
+    Snapshot {
+        position: Position,
+        chunks: Vec<Vec<u8>>,
+    },
+    /// New States are loaded from it.
+    Load(SnapshotPointer),
 }
 
 impl World {
@@ -163,7 +180,8 @@ impl World {
                 }
                 Background::ReadSnapshot { peer, pointer, offset } => {
                     let mut bytes = vec![0; 700.min(SNAPSHOT_CHUNK_BYTES)];
-                    let part = match snapshot::read_bytes(disk, &pointer, offset, &mut bytes) {
+                    let cluster = process.journal.superblock().cluster;
+                    let part = match process.outgoing.read(disk, cluster, peer, &pointer, offset, &mut bytes) {
                         Ok(len) => Some(&bytes[..len]),
                         Err(BadSnapshot::Missing) => None,
                         Err(bad) => return world.reads_badly(process, server, &bad),
@@ -177,27 +195,27 @@ impl World {
                     let written = write_snapshot(disk, process.journal.superblock().cluster, position, &chunks);
                     process.snapshot_file_done(written, now_ms);
                 }
+                Background::Load(pointer) => {
+                    if let Err(bad) = process.swap(disk, pointer, now_ms) {
+                        return world.reads_badly(process, server, &bad);
+                    }
+                }
             }
             process.node_effects(now_ms);
             world.wake_pipeline(process, server, 5);
         });
     }
 
-    /// A peer's snapshot is this server's history now: every shard takes its State.
+    /// A peer's snapshot is this server's history now. Its States follow; nothing is published before.
     fn install(&mut self, server: u16, incarnation: u64, pointer: SnapshotPointer) {
         self.ghost.installed(server, pointer.position);
         self.ghost.published_upto(server, pointer.position.zxid);
-        let now_ms = self.clock_ms(server);
         let machine = self.machines.get_mut(&server).expect("it is there");
-        let Some(mut process) = machine.process.take_if(|p| p.incarnation == incarnation) else { return };
-        let cluster = process.journal.superblock().cluster;
-        if let Err(bad) = process.swap(&machine.disk, pointer, cluster, now_ms) {
-            self.reads_badly(&mut process, server, &bad);
-        }
+        let Some(process) = machine.process.as_mut().filter(|p| p.incarnation == incarnation) else { return };
+        process.evict();
         let outs = std::mem::take(&mut process.outs);
-        self.wake_pipeline(&mut process, server, 5);
-        self.machines.get_mut(&server).expect("it is there").process = Some(process);
         self.outs(server, incarnation, outs);
+        self.in_background(server, incarnation, Background::Load(pointer));
         self.interrupt(server);
     }
 }

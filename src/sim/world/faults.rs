@@ -119,6 +119,12 @@ impl World {
                 machine.fail_next_job |= job;
                 Some("disk error")
             }
+            Fault::BadStart { server, down_ms, read } => {
+                let server = self.meant(server)?;
+                self.crash(server, false, down_ms * 1000);
+                self.machine(server).fail_read = Some(read);
+                Some("bad start")
+            }
             Fault::DiskFull { server, for_ms } => {
                 let server = self.meant(server)?;
                 let machine = self.machine(server);
@@ -126,6 +132,10 @@ impl World {
                 machine.disk.set_full(true);
                 self.after(for_ms * 1000, Event::Room { server });
                 Some("full disk")
+            }
+            Fault::RotSnapshot { server, pick } => {
+                let server = self.meant(server)?;
+                self.damage(server, damage::rot_snapshot, pick).then_some("rotten snapshot")
             }
             Fault::Rot { server, pick } => self.damage(server, damage::rot, pick).then_some("bit rot"),
             Fault::Misdirect { server, pick } => self.damage(server, damage::misdirect, pick).then_some("misdirected write"),
@@ -327,12 +337,23 @@ impl World {
             election_timeout_ms: self.plan.election_timeout_ms,
             counter_max: self.plan.counter_max,
             snapshot_txns: self.plan.snapshot_txns,
+            linearizable_reads: self.plan.linearizable_reads,
             tight: self.plan.tight,
             seed: self.plan.seed ^ u64::from(server) << 32,
         };
         let machine = self.machine(server);
-        let found = match recovery::open(&machine.disk) {
-            Ok(found) => found,
+        let fails = machine.fail_read.take();
+        fails.into_iter().for_each(|read| machine.disk.strike_read(read));
+        let incarnation = machine.next_incarnation;
+        let started = recovery::open(&machine.disk)
+            .and_then(|found| Ok((Process::start(&settings, &machine.disk, &found, incarnation, now_ms)?, found)));
+        let read_failed = !machine.disk.spare_reads() && fails.is_some();
+        let (mut process, found) = match started {
+            Ok(started) => started,
+            Err(_) if read_failed => {
+                crate::mark!("a read fails at a start");
+                return self.after(50_000, Event::Restart { server });
+            }
             Err(_) if machine.damaged => {
                 crate::mark!("a server does not start on a damaged disk");
                 let delay_us = 200_000 + self.dice.below(2_000_000) as u64;
@@ -340,10 +361,8 @@ impl World {
             }
             Err(error) => panic!("B2: server {server} does not start: {error}"),
         };
-        let incarnation = machine.next_incarnation;
         machine.run = found.run();
         machine.next_incarnation += 1;
-        let mut process = Process::start(&settings, &machine.disk, &found, incarnation, now_ms);
         let committed = found.committed;
         let snapshot = found.snapshot.map(|s| s.position);
         self.ghost.restarted(server, found.promise().epoch, found.positions(), snapshot, committed);
@@ -366,7 +385,7 @@ impl World {
             let machine = self.machine(server);
             machine.paused_until_us = machine.paused_until_us.min(now_us);
             machine.slow_until_us = 0;
-            (machine.fail_next_write, machine.fail_next_job) = (false, false);
+            (machine.fail_next_write, machine.fail_next_job, machine.fail_read) = (false, false, None);
             machine.full_until_us = 0;
             machine.disk.set_full(false);
             if machine.process.is_none() {
