@@ -202,7 +202,7 @@ pub struct Node {
     leaderless_since_ms: Option<u64>,
     /// Whether client connections were closed because requests would not be answered here.
     shut: bool,
-    /// Sessions that end, or moved, by a transaction not yet applied here.
+    /// Sessions that end, or begin or move, by a transaction not yet applied here.
     closing: HashMap<i64, u64, FixedHash>,
     moved: HashMap<i64, (u64, Origin), FixedHash>,
     /// The server is about to stop: it proposes nothing more.

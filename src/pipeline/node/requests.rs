@@ -76,6 +76,8 @@ impl Node {
         let session = session_id(origin.server, zxid);
         let ours_ms = self.deadlines.turn(now_ms);
         self.deadlines.start(session, timeout_ms as u64, self.holder(origin), ours_ms);
+        // Its time may be over before it is there.
+        self.moved.insert(session, (zxid, *origin));
         self.propose(zxid, wall_ms, session, origin, Op::CreateSession { timeout_ms, password });
     }
 
