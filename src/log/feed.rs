@@ -74,15 +74,23 @@ impl<D: Disk> Feed<'_, D> {
         let slot = segment.header.slot;
         let opened = SegmentReader::open(self.disk, slot, self.map.segment_bytes).map_err(|errno| self.io(slot, 0, errno))?;
         let mut reader = opened.ok_or_else(|| FeedError::Corrupt { path: self.disk.path(&file_name(slot)), offset: 0 })?;
-        if reader.header().map_err(|fault| self.fault(slot, fault))? != Some(segment.header) {
-            return Err(FeedError::Gone);
-        }
+        self.in_use(segment, &reader)?;
         let walk = Walk::resume(segment.header, Some(until), segment.seek(self.at.zxid));
         match self.walk(walk, &mut reader, until) {
             Ok(more) => more.ok_or(FeedError::Gone),
-            // A segment that was taken into another use meanwhile has another header, because that is written first.
-            Err(_) if matches!(reader.header(), Ok(header) if header != Some(segment.header)) => Err(FeedError::Gone),
-            Err(fault) => Err(self.fault(slot, fault)),
+            // It may have been taken into another use meanwhile.
+            Err(fault) => self.in_use(segment, &reader).and(Err(self.fault(slot, fault))),
+        }
+    }
+
+    /// A segment that was taken into another use has a header of a later generation, because that is written first. Any other
+    /// header than the one that is known is damage.
+    fn in_use(&self, segment: &Segment, reader: &SegmentReader<'_, D>) -> Result<(), FeedError> {
+        let slot = segment.header.slot;
+        match reader.header().map_err(|fault| self.fault(slot, fault))? {
+            Some(header) if header == segment.header => Ok(()),
+            Some(header) if header.slot == slot && header.generation > segment.header.generation => Err(FeedError::Gone),
+            _ => Err(FeedError::Corrupt { path: self.disk.path(&file_name(slot)), offset: 0 }),
         }
     }
 

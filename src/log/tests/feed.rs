@@ -70,6 +70,12 @@ fn damage_is_told_from_a_slot_in_another_use() {
     assert!(matches!(feed::read(&disk, &map, ends[0], 1 << 20), Err(FeedError::Corrupt { .. })));
     disk.flip(&crate::log::segment::file_name(first), 3 * BLOCK_BYTES as u64 + 100, 1);
     assert_eq!(feed::read(&disk, &map, ends[0], 1 << 20).unwrap().len(), 12);
+    // A header that is gone, and one of another slot, where nothing was taken into another use.
+    let copy = disk.fork();
+    copy.zero(&crate::log::segment::file_name(first), 0, BLOCK_BYTES as u64);
+    assert!(matches!(feed::read(&copy, &map, ends[0], 1 << 20), Err(FeedError::Corrupt { .. })));
+    copy.overwrite(&crate::log::segment::file_name(first), 0, &map.segments[1].header.block());
+    assert!(matches!(feed::read(&copy, &map, ends[0], 1 << 20), Err(FeedError::Corrupt { .. })));
     // Another history, in the same files.
     let pointer = world::write_snapshot(&disk, Position { zxid: 9 << 32, chain: 7 }).unwrap();
     run(&disk, &mut journal, |journal, out| journal.install(pointer, out));
