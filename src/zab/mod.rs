@@ -556,11 +556,13 @@ impl Zab {
         self.send(leader, &Message::Forward { epoch, boot, shard, submit });
     }
 
-    /// Sends the answer to a forwarded request back to where it came from.
-    pub fn answer(&mut self, origin: &Origin, after: u64, code: AnswerCode) {
-        let Role::Leader(leader) = &self.role else { return };
+    /// The answer to a forwarded request, for where it came from. It goes before all that is to be done still: some of that may
+    /// tell of a commit that belongs behind it.
+    pub fn answer(&self, origin: &Origin, after: u64, code: AnswerCode) -> Option<Outgoing> {
+        let Role::Leader(leader) = &self.role else { return None };
         let (epoch, Origin { conn, sequence, boot, server, shard }) = (leader.epoch, *origin);
-        self.send(server, &Message::Answer { epoch, boot, shard, conn, sequence, after, code });
+        let message = Message::Answer { epoch, boot, shard, conn, sequence, after, code };
+        self.up.contains(&server).then(|| Outgoing::new(&message))
     }
 
     /// Tells the leader whom we heard from, and that all sockets were drained after its heartbeat `round`.

@@ -219,7 +219,9 @@ impl Node {
                 Answer::Drop => AnswerCode::Drop,
                 Answer::Synced => AnswerCode::Synced,
             };
-            self.zab.answer(&origin, after, code);
+            if let Some(message) = self.zab.answer(&origin, after, code) {
+                self.effects.push_back(NodeEffect::Send { peer: origin.server, message });
+            }
         }
     }
 
