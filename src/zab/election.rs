@@ -110,6 +110,16 @@ impl Zab {
         }
     }
 
+    /// A connection came about in the middle of a round.
+    pub(super) fn ask_too(&mut self, peer: u16) {
+        let (settled, last) = (self.settled(), self.durable);
+        let Role::Looking(looking) = &self.role else { return };
+        if looking.asked_ms.is_some() && settled {
+            let round = looking.round;
+            self.send(peer, &Message::PreVote { round, last });
+        }
+    }
+
     /// Somebody asks whether we would vote for it.
     pub(super) fn pre_vote(&mut self, peer: u16, round: u64, last: Position) {
         if matches!(self.role, Role::Leader(_)) {

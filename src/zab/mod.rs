@@ -304,7 +304,8 @@ impl Zab {
         match &self.role {
             Role::Leader(_) => self.invite(peer),
             Role::Candidate(_) => self.call(peer),
-            Role::Looking(_) | Role::Follower(_) => {}
+            Role::Looking(_) => self.ask_too(peer),
+            Role::Follower(_) => {}
         }
     }
 

@@ -253,6 +253,25 @@ fn a_leader_that_falls_silent_is_succeeded_soon_after_it_is_missed() {
 }
 
 #[test]
+fn who_comes_in_the_middle_of_a_round_is_asked_too() {
+    let mut net = Net::new(3, 0, |_| Start::fresh(7));
+    let asked = |zab: &mut Zab| match zab.next_effect() {
+        Some(Effect::Send { peer, message }) => match Message::decode(&message.head[4..]).unwrap() {
+            Message::PreVote { round, .. } => Some((peer, round)),
+            _ => None,
+        },
+        _ => None,
+    };
+    let zab = net.zab(1);
+    zab.peer_down(3, 0);
+    zab.tick(0);
+    let (peer, round) = asked(zab).unwrap();
+    assert_eq!((peer, asked(zab)), (2, None));
+    zab.peer_up(3, 20);
+    assert_eq!(asked(zab), Some((3, round)));
+}
+
+#[test]
 fn who_misses_the_leader_is_believed_by_who_has_not_heard_it_for_a_while() {
     let mut net = Net::new(3, 0, |_| Start::fresh(7));
     net.wait(1000);
