@@ -232,11 +232,12 @@ impl Peers {
         let forgiven_ms = if slept_ms > self.silence_ms / 2 { slept_ms } else { 0 };
         self.now_ms = now_ms;
         self.fallen.clear();
-        for index in self.current.values().copied().collect::<Vec<_>>() {
+        let mut silent = Vec::new(); // takes no memory as long as nobody is
+        for index in self.current.values().copied() {
             let conn = &mut self.conns[index];
             conn.heard_ms = if std::mem::take(&mut conn.heard) { now_ms } else { (conn.heard_ms + forgiven_ms).min(now_ms) };
             if now_ms >= conn.heard_ms + self.silence_ms {
-                self.close(index, "nothing was heard for too long");
+                silent.push(index);
                 continue;
             }
             conn.flush(ring, now_ms, self.silence_ms / PINGS);
@@ -245,6 +246,7 @@ impl Peers {
                 ring.link_receive(conn.socket.as_raw_fd(), conn.token, conn.receiver.room());
             }
         }
+        silent.into_iter().for_each(|index| self.close(index, "nothing was heard for too long"));
     }
 
     /// When [`Peers::tick`] has something to do at the latest.

@@ -439,6 +439,9 @@ impl Zab {
 
     /// A snapshot of our own was switched in, or the log lost its oldest segments.
     pub fn log_kept(&mut self, base: Position, snapshot: Option<SnapshotPointer>) {
+        if (base, snapshot) == (self.positions.base(), self.snapshot) {
+            return;
+        }
         self.positions.trim(base);
         self.snapshot = snapshot;
     }
