@@ -9,14 +9,16 @@ use crate::zab::{Role, Zab};
 const KEPT_TIMEOUTS: u64 = 4;
 
 impl Zab {
-    /// Whether what makes the tree grow must be refused: it would rest on disks that have no room for it.
+    /// Whether what makes the tree grow must be refused: it would rest on disks that have no room for it. Who has not said yet
+    /// whether it follows a new leader is given a timeout.
     pub fn lacks_room(&self) -> bool {
         let Role::Leader(leader) = &self.role else { return self.full };
         if !self.full && !leader.learners.values().any(|l| l.counts && l.full) {
             return false;
         }
         let me = self.me();
-        let has_room = |s: u16| if s == me { !self.full } else { leader.learners.get(&s).is_some_and(|l| l.counts && !l.full) };
+        let new = self.now_ms < leader.kept_since_ms + self.config.election_timeout_ms;
+        let has_room = |s: u16| if s == me { !self.full } else { leader.learners.get(&s).map_or(new, |l| l.counts && !l.full) };
         !self.config.ensemble.is_quorum(has_room)
     }
 
