@@ -26,7 +26,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         };
         match ended {
-            Ok(()) | Err(Error::SessionExpired | Error::RuntimeInconsistent) => println!("{name} starts over"),
+            // Custom: the connection was reset on the way to leadership, and whether the node exists is not known.
+            Ok(()) | Err(Error::SessionExpired | Error::RuntimeInconsistent | Error::Custom(_)) => println!("{name} starts over"),
             Err(error) => return Err(error.into()),
         }
         close(client).await;

@@ -22,10 +22,14 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     if command.is_empty() {
         return usage();
     }
-    let client = connect(&address).await?;
-    let code = run_locked(&client, path, command).await;
-    close(client).await;
-    code
+    loop {
+        let client = connect(&address).await?;
+        let code = run_locked(&client, path, command).await;
+        close(client).await;
+        if let Some(code) = code? {
+            return Ok(code);
+        }
+    }
 }
 
 fn usage() -> Result<ExitCode, Box<dyn std::error::Error>> {
@@ -33,12 +37,18 @@ fn usage() -> Result<ExitCode, Box<dyn std::error::Error>> {
     Ok(ExitCode::from(2))
 }
 
-/// Holds the lock while the command runs; the command's exit code.
-async fn run_locked(client: &zk::Client, path: &str, command: &[String]) -> Result<ExitCode, Box<dyn std::error::Error>> {
+/// Holds the lock while the command runs; the command's exit code. None: the connection broke on the way to the lock, and a
+/// new session has to queue again.
+async fn run_locked(client: &zk::Client, path: &str, command: &[String]) -> Result<Option<ExitCode>, Box<dyn std::error::Error>> {
     // The names that Curator's InterProcessMutex uses, so that Java and Rust programs can share a lock.
     let prefix = zk::LockPrefix::new_curator(path, "lock-")?;
     let options = zk::LockOptions::new(zk::Acls::anyone_all()).with_ancestor_options(PERSISTENT)?;
-    let lock = client.lock(prefix, command[0].as_bytes(), options).await?;
+    let lock = match client.lock(prefix, command[0].as_bytes(), options).await {
+        // The system's error for a connection that is reset instead of closed. Whether the lock's node exists is not known:
+        // it goes with the session.
+        Err(zk::Error::Custom(_)) => return Ok(None),
+        lock => lock?,
+    };
 
     // Every holder has created its node later than the holders before it: czxid is a fencing token for free.
     let Some(stat) = persist(|| client.check_stat(lock.lock_path())).await? else {
@@ -55,5 +65,5 @@ async fn run_locked(client: &zk::Client, path: &str, command: &[String]) -> Resu
     };
     // Dropping the lock removes its node, which wakes the next in line.
     drop(lock);
-    Ok(ExitCode::from(code))
+    Ok(Some(ExitCode::from(code)))
 }
