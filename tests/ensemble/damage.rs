@@ -17,6 +17,8 @@ const SNAPSHOT_TXNS: u64 = 150;
 
 const BLOCK: u64 = 4096;
 const LOCAL_HEADER: u64 = 64;
+/// Shorter files hold nothing that a test could damage.
+const SHORTEST: u64 = 100;
 const EXIT_DAMAGED: i32 = 3;
 
 /// What becomes of a server with such damage.
@@ -47,10 +49,12 @@ const ROWS: &[(&str, How, Then)] = &[
 
 // ---- the log as it lies on the disk
 
+/// Those of a kind, oldest first. One that was only just being made when the server was killed is none yet.
 fn files(dir: &Path, prefix: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).expect("a data directory").map(|entry| entry.expect("a data directory").path());
     let named = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
-    let mut files: Vec<PathBuf> = entries.filter(named).collect();
+    let begun = |path: &PathBuf| fs::metadata(path).is_ok_and(|file| file.len() > SHORTEST);
+    let mut files: Vec<PathBuf> = entries.filter(named).filter(begun).collect();
     files.sort();
     files
 }
@@ -165,7 +169,7 @@ fn superblock(damage: &mut Damage, copies: u64) {
 fn snapshots(damage: &mut Damage, newest: usize) {
     let snapshots = files(&damage.dir, "snapshot.");
     assert!(!snapshots.is_empty(), "{SNAPSHOT_TXNS} transactions make a snapshot");
-    snapshots.iter().rev().take(newest).for_each(|path| damage.flip(path, 100));
+    snapshots.iter().rev().take(newest).for_each(|path| damage.flip(path, SHORTEST));
 }
 
 // ---- the stories
